@@ -1,0 +1,98 @@
+"""Array libraries and the kernels that run on them.
+
+`get_backend` finds one by name; `Backend` is the generic implementation that each of them may
+override.  A package adds its own under the entry-point group "mlpkit.backends": a name, and a
+callable without arguments that returns a `Backend`.
+"""
+
+if __name__ != "mlpkit.backends":
+    raise ImportError("this folder is mlpkit.backends; run pip install -e . and import that")
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+from mlpkit.backends.base import Array as Array
+from mlpkit.backends.base import Backend as Backend
+from mlpkit.backends.cpu import NumPyBackend
+from mlpkit.backends.cuda import BackendUnavailableError as BackendUnavailableError
+from mlpkit.backends.cuda import CuPyBackend
+from mlpkit.backends.names import unknown_name
+
+BUILTIN = {"numpy": NumPyBackend, "cupy": CuPyBackend}
+
+
+def get_backend(name: Any = "numpy") -> Backend:
+    """The backend called `name`.
+
+    Parameters
+    ----------
+    name : "numpy"; "cupy"; "auto", which is CuPy where a GPU answers and NumPy elsewhere; the name
+        of an installed plug-in; an Array API namespace (the module `torch`, `array_api_strict`, or
+        one that array_api_compat wraps); or a Backend, which is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        An unknown name; the nearest known one is suggested.
+    TypeError
+        A thing that is none of these, or a library whose arrays cannot be written through views.
+    BackendUnavailableError
+        CuPy is missing, or no GPU answers.
+    """
+    if isinstance(name, Backend):
+        return name
+    if isinstance(name, str):
+        return _by_name(name)
+    if isinstance(name, ModuleType):
+        return _by_namespace(name)
+    raise TypeError(
+        f"a backend is a name, an Array API namespace or a Backend, got {type(name).__name__}"
+    )
+
+
+def available_backends() -> dict[str, str]:
+    """Each known name with "" where the backend works, else the reason why it does not."""
+    reasons = {}
+    for name in (*BUILTIN, *_plugins()):
+        try:
+            get_backend(name)
+            reasons[name] = ""
+        except Exception as error:  # a plug-in may fail in any way; say how
+            reasons[name] = str(error)
+    return reasons
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="mlpkit.backends")}
+
+
+@cache
+def _by_name(name: str) -> Backend:
+    if name == "auto":
+        try:
+            return _by_name("cupy")
+        except BackendUnavailableError:
+            return _by_name("numpy")
+    if name in BUILTIN:
+        return BUILTIN[name]()
+    plugins = _plugins()
+    if name not in plugins:
+        raise unknown_name("backend", name, ["auto", *BUILTIN, *plugins])
+    backend = plugins[name].load()()
+    if not isinstance(backend, Backend):
+        raise TypeError(f"the plug-in {name!r} gave a {type(backend).__name__}, not a Backend")
+    return backend
+
+
+@cache
+def _by_namespace(module: ModuleType) -> Backend:
+    from array_api_compat import array_namespace
+
+    try:
+        xp = array_namespace(module.zeros(1))
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"{module.__name__} is not an Array API namespace: {error}") from error
+    name = module.__name__.removeprefix("array_api_compat.")
+    return BUILTIN[name]() if name in BUILTIN else Backend(xp, name)

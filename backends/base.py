@@ -1,0 +1,329 @@
+"""The kernels, written once against the Array API.
+
+`Backend` runs on any array library with writable views (NumPy, CuPy, PyTorch, array_api_strict).
+It is the specification of every kernel and the oracle of the tests: a subclass overrides a method
+to be faster, never to mean something else.
+
+Every kernel works on the last two axes.  One network has parameters (P,), weights (D, H), biases
+(H,) and batches (N, D); K members stacked in front have (K, P), (K, D, H), (K, 1, H) and (N, D) or
+(K, N, D).  "(..., N, H)" below stands for both.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpkit.backends.threefry import threefry2x32
+
+Array = Any
+Namespace = Any
+DType = Any
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+class Activation(Protocol):
+    """What the kernels need of an activation: its value and its vector-Jacobian product."""
+
+    name: str
+
+    def value(self, xp: Namespace, z: Array) -> Array: ...
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array: ...
+
+
+class Backend:
+    """An array library, the transfers to and from it, and the kernels."""
+
+    def __init__(self, xp: Namespace, name: str) -> None:
+        self.xp = xp
+        self.name = name
+        self._array_type = type(xp.zeros(1))
+        self._constants: dict[Any, Array] = {}
+        self._require_writable_views()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def _require_writable_views(self) -> None:
+        base = self.xp.zeros(6)
+        try:
+            view = self.xp.reshape(base[2:], (2, 2))
+            view[...] = self.xp.ones((2, 2))
+            written = bool(self.xp.all(base[2:] == 1))
+        except TypeError:
+            written = False
+        if not written:
+            raise TypeError(
+                f"{self.name} arrays cannot be written through a view; a network keeps its weights "
+                "as views of one flat vector and needs that (NumPy, CuPy and PyTorch have it)"
+            )
+
+    # ---- transfers ---------------------------------------------------------------------------
+
+    def owns(self, values: object) -> bool:
+        """Whether `values` is an array of this backend's library."""
+        return isinstance(values, self._array_type)
+
+    def asarray(self, values: Any, dtype: DType | None = None) -> Array:
+        """This backend's array of `values`: its own array, or anything NumPy takes from the host.
+
+        Raises TypeError for an array of another library: moving it is the caller's decision.
+        """
+        if self.owns(values):
+            return values if dtype is None else self.xp.astype(values, dtype, copy=False)
+        if hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray | np.generic):
+            kind = f"{type(values).__module__.split('.')[0]}.{type(values).__name__}"
+            raise TypeError(
+                f"got a {kind} where the backend is {self.name!r}; "
+                "convert it first, or build the network on its library"
+            )
+        host = np.asarray(values)
+        if host.dtype.kind not in "biuf":
+            raise TypeError(f"expected numbers, got an array of dtype {host.dtype}")
+        # A copy: some libraries would share the memory of the caller's (perhaps read-only) array.
+        return self.xp.asarray(np.array(host), dtype=dtype)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        """A copy of `array` on the host; waits until it has been computed."""
+        return np.array(np.from_dlpack(array))
+
+    def synchronize(self) -> None:
+        """Wait until everything queued on the device has run."""
+
+    def compile(self, step: Step) -> Step:
+        """A function that does what `step` does, and may be faster.
+
+        A step may be recorded once and replayed, so it must not read an array on the host, use a
+        Python number that changes from call to call, or change a shape.
+        """
+        return step
+
+    def constant(self, value: float | Sequence[float], dtype: DType, ndim: int = 0) -> Array:
+        """A hyper-parameter on the device: a number as (), K numbers as (K, 1, ...) of `ndim` axes.
+
+        Uploaded once and kept, so that a step that asks again transfers nothing.
+        """
+        values = tuple(value) if isinstance(value, Sequence) else value
+        found = self._constants.get((values, dtype, ndim))
+        if found is None:
+            found = self.xp.asarray(values, dtype=dtype)
+            if isinstance(values, tuple):
+                found = self.xp.reshape(found, (len(values),) + (1,) * (ndim - 1))
+            self._constants[values, dtype, ndim] = found
+        return found
+
+    # ---- forward and backward ----------------------------------------------------------------
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        out: Array | None = None,
+    ) -> Array:
+        """a @ b over the last two axes, either one transposed, the leading axes broadcast."""
+        xp = self.xp
+        product = xp.matmul(
+            xp.matrix_transpose(a) if transpose_a else a,
+            xp.matrix_transpose(b) if transpose_b else b,
+        )
+        if out is None:
+            return product
+        out[...] = product
+        return out
+
+    def bias_activation(
+        self, z: Array, bias: Array | None, activation: Activation
+    ) -> tuple[Array, Array]:
+        """z + bias and y = g(z + bias), both (..., N, H); `z` may be overwritten."""
+        if bias is not None:
+            z = z + bias
+        return z, activation.value(self.xp, z)
+
+    def bias_activation_gradient(
+        self, dy: Array, z: Array, y: Array, activation: Activation, dbias: Array | None
+    ) -> Array:
+        """dz = dy g'(z) (..., N, H); its sum over the batch is written into `dbias`."""
+        dz = activation.gradient(self.xp, dy, z, y)
+        if dbias is not None:
+            dbias[...] = self.xp.reshape(self.xp.sum(dz, axis=-2), dbias.shape)
+        return dz
+
+    def softmax_cross_entropy(
+        self,
+        scores: Array,
+        targets: Array,
+        label_smoothing: Array | None = None,
+        class_weights: Array | None = None,
+        sample_weights: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Mean cross-entropy between softmax(scores) and the targets, and its gradient.
+
+        With p = softmax(s), q the target distribution smoothed to (1 - e) q + e/C, class weights c
+        and sample weights w, and W the sum over the samples of w (times c of the label, for
+        integer labels):
+
+            loss = -1/W sum_n w_n sum_c c_c q_nc log p_nc
+            dloss/ds_nc = w_n/W (p_nc sum_k c_k q_nk - c_c q_nc)
+
+        The log-sum-exp is taken after subtracting each row's maximum, so scores of 1e4 are safe.
+        Conventions as torch.nn.functional.cross_entropy.
+
+        Parameters
+        ----------
+        scores : (..., N, C) floating point
+        targets : (N,) or (K, N) integer labels in [0, C), not checked here; or distributions
+            (N, C) or (K, N, C) of the scores' dtype
+        label_smoothing : () or (K, 1, 1) in [0, 1]
+        class_weights : (C,)
+        sample_weights : (N,) or (K, N)
+
+        Returns
+        -------
+        loss : () or (K,), on the device
+        dscores : like scores
+        """
+        xp = self.xp
+        dtype, (rows, classes) = scores.dtype, scores.shape[-2:]
+        labels = xp.isdtype(targets.dtype, "integral")
+        if labels:
+            hot = xp.expand_dims(targets, axis=-1) == xp.arange(classes, dtype=targets.dtype)
+            targets = xp.astype(hot, dtype)
+        weights, total = sample_weights, rows
+        if labels and class_weights is not None:
+            of_label = xp.sum(targets * class_weights, axis=-1)
+            weights_total = of_label if weights is None else of_label * weights
+            total = xp.sum(weights_total, axis=-1)
+        elif weights is not None:
+            total = xp.sum(weights, axis=-1)
+
+        if label_smoothing is not None:
+            targets = (1 - label_smoothing) * targets + label_smoothing / classes
+        if class_weights is not None:
+            targets = targets * class_weights
+        if weights is not None:
+            targets = targets * xp.expand_dims(weights, axis=-1)
+
+        shifted = scores - xp.max(scores, axis=-1, keepdims=True)
+        exps = xp.exp(shifted)
+        sums = xp.sum(exps, axis=-1, keepdims=True)
+        log_p = shifted - xp.log(sums)
+        loss = -xp.sum(targets * log_p, axis=(-2, -1)) / total
+        mass = xp.sum(targets, axis=-1, keepdims=True)
+        dscores = exps / sums * mass - targets
+        if not isinstance(total, int):
+            total = xp.reshape(total, (*total.shape, 1, 1))
+        return loss, dscores / total
+
+    # ---- updates of the flat parameters --------------------------------------------------------
+
+    def sgd(
+        self,
+        params: Array,
+        grads: Array,
+        velocity: Array | None,
+        lr: Array,
+        momentum: Array | None = None,
+        weight_decay: Array | None = None,
+        nesterov: bool = False,
+    ) -> None:
+        """One step of gradient descent with momentum, in place (torch.optim.SGD, no dampening).
+
+            g = grad + weight_decay w
+            v = momentum v + g
+            w = w - lr v                   (Nesterov: w - lr (g + momentum v))
+
+        Arrays are (P,) or (K, P), hyper-parameters () or (K, 1) of the same dtype; the velocity
+        is None where there is no momentum.
+        """
+        g = grads if weight_decay is None else grads + weight_decay * params
+        if velocity is not None:
+            velocity[...] = momentum * velocity + g
+            g = g + momentum * velocity if nesterov else velocity
+        params[...] = params - lr * g
+
+    def adam(
+        self,
+        params: Array,
+        grads: Array,
+        mean: Array,
+        square: Array,
+        lr: Array,
+        beta1: Array,
+        beta2: Array,
+        eps: Array,
+        step: Array,
+        weight_decay: Array | None = None,
+        decoupled: bool = False,
+    ) -> None:
+        """One step of Adam, in place (Kingma and Ba 2015; decoupled: Loshchilov and Hutter 2019).
+
+            g = grad + weight_decay w      (decoupled: g = grad, w = w (1 - lr weight_decay))
+            m = beta1 m + (1 - beta1) g
+            v = beta2 v + (1 - beta2) g^2
+            w = w - lr/(1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps),  t = step + 1
+
+        Arrays are (P,) or (K, P).  Hyper-parameters are () or (K, 1) in float64: the corrections
+        are computed in it and rounded to the parameters' dtype once.  `step` is () float64.
+        """
+        xp, dtype = self.xp, params.dtype
+        t = step + 1
+        rate = xp.astype(lr / (1 - beta1**t), dtype)
+        root = xp.astype(xp.sqrt(1 - beta2**t), dtype)
+        b1, b2 = xp.astype(beta1, dtype), xp.astype(beta2, dtype)
+        c1, c2 = xp.astype(1 - beta1, dtype), xp.astype(1 - beta2, dtype)
+        g = grads
+        if weight_decay is not None and decoupled:
+            params[...] = params * xp.astype(1 - lr * weight_decay, dtype)
+        elif weight_decay is not None:
+            g = g + xp.astype(weight_decay, dtype) * params
+        mean[...] = b1 * mean + c1 * g
+        square[...] = b2 * square + c2 * g * g
+        params[...] = params - rate * mean / (xp.sqrt(square) / root + xp.astype(eps, dtype))
+
+    # ---- data and random numbers ---------------------------------------------------------------
+
+    def gather_rows(
+        self, data: Array, rows: Array | None, dtype: DType, scale: float | None = None
+    ) -> Array:
+        """The rows (n,) of `data` (..., N, D), cast to `dtype` and multiplied by `scale`.
+
+        All rows where `rows` is None.
+        """
+        taken = data if rows is None else self.xp.take(data, rows, axis=-2)
+        taken = self.xp.astype(taken, dtype, copy=False)
+        return taken if scale is None else taken * scale
+
+    def random_bits(self, key: Array, step: Array, size: int) -> Array:
+        """32-bit random words (size,), or (K, size): integers in [0, 2**32), Threefry-2x32.
+
+        `key` is (2,) or (K, 2) and `step` (), integers in [0, 2**32).  Word e is half e % 2 of
+        the block that encrypts the counter (e // 2, step), so it does not depend on `size`.
+        The width of the integer type is the backend's choice.
+        """
+        xp = self.xp
+        blocks = xp.arange((size + 1) // 2, dtype=xp.int64)
+        k0, k1 = key[..., 0:1], key[..., 1:2]
+        pair = threefry2x32((k0, k1), (blocks, step))
+        words = xp.stack(pair, axis=-1)
+        return xp.reshape(words, (*words.shape[:-2], 2 * words.shape[-2]))[..., :size]
+
+    def dropout_mask(
+        self,
+        shape: tuple[int, ...],
+        key: Array,
+        step: Array,
+        threshold: Array,
+        scale: Array,
+    ) -> Array:
+        """0 where the random word is below `threshold`, `scale` elsewhere; (..., N, H).
+
+        `shape` is that of one member, (N, H); with a key (K, 2) the mask is (K, N, H).
+        `threshold` is () or (K, 1, 1) int64, the dropped share of 2**32.
+        """
+        xp = self.xp
+        bits = self.random_bits(key, step, shape[0] * shape[1])
+        keep = xp.reshape(bits, (*bits.shape[:-1], *shape)) >= threshold
+        return xp.astype(keep, scale.dtype) * scale

@@ -1,0 +1,12 @@
+"""Looking things up by the name a user typed."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not known: it suggests the nearest and lists the rest."""
+    known = sorted(known)
+    nearest = get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")
