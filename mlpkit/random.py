@@ -1,0 +1,63 @@
+"""Random numbers as a pure function of (seed, purpose, step, element).
+
+There is no generator with a hidden state: a key stands for (seed, purpose, index), and every number
+under it is found by its step and its position.  The same key gives the same bits on every backend,
+nothing but the step count has to be saved, and two purposes or two seeds never share numbers.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpkit.backends import Array, Backend
+from mlpkit.backends.cpu import NumPyBackend
+from mlpkit.backends.threefry import WORD, threefry2x32
+
+Key = tuple[int, int]
+
+_host = NumPyBackend()
+
+
+class Purpose(IntEnum):
+    """What a stream is for.  The numbers are part of the result: never renumber them."""
+
+    WEIGHTS = 0
+    DROPOUT = 1
+    ORDER = 2
+    DIGITS = 3
+    CHECK = 4
+
+
+def make_key(seed: int, purpose: Purpose, index: int = 0) -> Key:
+    """The key of stream `index` (a layer, say) of one purpose under a seed in [0, 2**64)."""
+    return threefry2x32((seed & WORD, seed >> 32), (int(purpose), index))
+
+
+def check_seed(seed: Any) -> int:
+    """`seed` as an int, or a ValueError that says what came."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise ValueError(f"a seed is an integer in [0, 2**64), got {seed!r}")
+    return int(seed)
+
+
+def uniform(key: Key, size: int, step: int = 0) -> NDArray[np.float64]:
+    """`size` float64 numbers in the open interval (0, 1), on the host."""
+    bits = _host.random_bits(np.asarray(key), np.asarray(step), size)
+    return (bits + 0.5) * 2.0**-32  # type: ignore[no-any-return]
+
+
+def normal(key: Key, size: int, step: int = 0) -> NDArray[np.float64]:
+    """`size` float64 standard normal numbers, on the host, by the Box-Muller transform."""
+    pairs = (size + 1) // 2
+    u = uniform(key, 2 * pairs, step)
+    radius = np.sqrt(-2.0 * np.log(u[:pairs]))
+    angle = 2.0 * np.pi * u[pairs:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+
+
+def shuffled(backend: Backend, key: Array, step: Array, n: int) -> Array:
+    """A permutation of 0..n-1 (n,), int64 on the device: the stable order of n random words."""
+    words = backend.random_bits(key, step, n)
+    return backend.xp.argsort(words, stable=True)
