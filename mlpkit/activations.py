@@ -1,0 +1,105 @@
+"""Each activation with its derivative directly beneath.
+
+`value` is y = g(z).  `gradient` is dz = dy g'(z), written with z or y, whichever is shorter.
+All arrays are (..., N, H).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlpkit.backends.base import Array, Namespace
+from mlpkit.backends.names import unknown_name
+from mlpkit.base import Backward, Context, Layer
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """An elementwise function; as a layer of its own, or inside the `Dense` before it."""
+
+    name: ClassVar[str]
+    init: ClassVar[str] = "glorot_uniform"  # what init="auto" gives the weights before it
+
+    def value(self, xp: Namespace, z: Array) -> Array:
+        """g(z)."""
+        raise TypeError(f"{type(self).__name__} has no value method")
+
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
+        """dy g'(z)."""
+        raise TypeError(f"{type(self).__name__} has no gradient method")
+
+    def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
+        """y = g(x)."""
+        xp = context.backend.xp
+        y = self.value(xp, x)
+
+        def backward(dy: Array, need_dx: bool) -> Array | None:
+            return self.gradient(xp, dy, x, y) if need_dx else None
+
+        return y, backward
+
+
+@dataclass(frozen=True)
+class Identity(Activation):
+    """g(z) = z."""
+
+    name: ClassVar[str] = "identity"
+
+    def value(self, xp: Namespace, z: Array) -> Array:
+        return z
+
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
+        return dy
+
+
+@dataclass(frozen=True)
+class ReLU(Activation):
+    """g(z) = max(z, 0); the derivative at 0 is taken as 0, as in PyTorch.  NaN stays NaN."""
+
+    name: ClassVar[str] = "relu"
+    init: ClassVar[str] = "he_normal"
+
+    def value(self, xp: Namespace, z: Array) -> Array:
+        return xp.where(z <= 0, xp.zeros((), dtype=z.dtype), z)
+
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
+        return dy * xp.astype(y > 0, dy.dtype)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Activation):
+    """g(z) = 1 / (1 + e^-z), from tanh, which cannot overflow; g' = g (1 - g)."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    def value(self, xp: Namespace, z: Array) -> Array:
+        return 0.5 * xp.tanh(0.5 * z) + 0.5
+
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
+        return dy * y * (1 - y)
+
+
+@dataclass(frozen=True)
+class Tanh(Activation):
+    """g(z) = tanh z; g' = 1 - g^2."""
+
+    name: ClassVar[str] = "tanh"
+
+    def value(self, xp: Namespace, z: Array) -> Array:
+        return xp.tanh(z)
+
+    def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
+        return dy * (1 - y * y)
+
+
+ACTIVATIONS: dict[str, type[Activation]] = {
+    kind.name: kind for kind in (Identity, ReLU, Sigmoid, Tanh)
+} | {"linear": Identity}
+
+
+def get_activation(activation: str | Activation) -> Activation:
+    """An activation by its name, or itself."""
+    if isinstance(activation, Activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    return ACTIVATIONS[activation]()

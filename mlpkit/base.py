@@ -1,0 +1,62 @@
+"""What a layer is: settings without state, whose `forward` returns its own `backward`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mlpkit.backends import Array, Backend
+from mlpkit.settings import PerMember
+
+Backward = Callable[[Array, bool], Array | None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a network hands to one of its layers.
+
+    Attributes
+    ----------
+    params, grads : the layer's parameters and gradients by name, views of the network's flat
+        vectors: weights (D, H) or (K, D, H), vectors (H,) or (K, 1, H).  A backward pass
+        overwrites the gradients.
+    key : (2,) or (K, 2) int64, the layer's random key, for `Backend.dropout_mask`.
+    step : () int64 on the device, the number of updates made so far.
+    """
+
+    backend: Backend
+    params: Mapping[str, Array]
+    grads: Mapping[str, Array]
+    key: Array
+    step: Array
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: a frozen dataclass of its settings.
+
+    A subclass gives `forward`; if it has parameters, `shapes` and `initial`; if it changes the
+    width, `width`; if a setting may differ from member to member, `hyper`.
+    """
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each parameter of one network: (D, H) or (H,)."""
+        return {}
+
+    def initial(self, name: str) -> str:
+        """The initializer of the parameter `name`, see `mlpkit.initializers`."""
+        return "zeros"
+
+    def width(self, n_in: int | None) -> int | None:
+        """Outputs for `n_in` inputs, None where the input's width is not known."""
+        return n_in
+
+    def hyper(self) -> dict[str, PerMember]:
+        """The settings that are a number or one number per member."""
+        return {}
+
+    def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
+        """y (..., N, H) for x (..., N, D), and the function that takes dy back to dx.
+
+        `backward(dy, need_dx)` writes the gradients of the parameters and returns dx, or None
+        where `need_dx` is false.  Neither may write into the array it was given.
+        """
+        raise TypeError(f"{type(self).__name__} has no forward method")

@@ -1,0 +1,101 @@
+"""Are the derivatives right?  Central differences say so."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mlpkit.backends import Array
+from mlpkit.losses import Loss, get_loss, place_targets
+from mlpkit.network import Network
+from mlpkit.random import Purpose, make_key, uniform
+
+STEP = 1e-5
+
+
+def check_gradients(
+    network: Network,
+    loss: str | Loss,
+    x: Any,
+    targets: Any,
+    train: bool = False,
+    samples: int = 40,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compare the gradients of a loss with (L(w + h) - L(w - h)) / 2h, h = 1e-5.
+
+    Of each parameter, and of x, all elements are moved one by one, or `samples` of them drawn by
+    `seed`; an element is moved in all members at once.  A kink (ReLU at 0) that lies within h of a
+    sample shows as an error.
+
+    Parameters
+    ----------
+    network : of dtype float64; its parameters are left as they were, its gradients are not
+    loss, x, targets : as for `Trainer`
+    train : whether dropout is on, with the mask of the current step
+    tolerance : the largest error allowed
+
+    Returns
+    -------
+    The largest error by the parameter's name, and by "x": |difference - gradient| over the largest
+    of either among the elements looked at (over 1e-4 where they are smaller than that).
+
+    Raises
+    ------
+    TypeError
+        The network is not of dtype float64, in which alone differences mean something.
+    AssertionError
+        An error exceeds the tolerance; the message names the parameter and the element.
+    """
+    if network.dtype_name != "float64":
+        raise TypeError(f"check_gradients needs a float64 network, got {network.dtype_name}")
+    backend, loss = network.backend, get_loss(loss)
+    x = backend.to_numpy(network.rows(network.place(x)))
+    targets = place_targets(backend, targets, network.dtype)
+
+    def run() -> tuple[Array, Any]:
+        scores, backward = network.forward(x, train)
+        value, dscores = loss(backend, scores, targets)
+        return backend.to_numpy(value), lambda: backward(dscores, need_dx=True)
+
+    _, backward = run()
+    gradients = {"x": backend.to_numpy(backward())} | {
+        name: backend.to_numpy(view) for name, view in network.named_gradients().items()
+    }
+    stack = () if network.members is None else (network.members,)
+    values = network.named_parameters() | {"x": x}
+    errors = {}
+    for number, (name, array) in enumerate(values.items()):
+        # The elements of one member; in x they may be shared by all.
+        shape = tuple(array.shape)[-2:] if stack or name == "x" else tuple(array.shape)
+        size = math.prod(shape)
+        keys = uniform(make_key(seed, Purpose.CHECK, number), size)
+        differences, expected, places = [], [], np.argsort(keys)[:samples]
+        for place in places:
+            index = (..., *map(int, np.unravel_index(place, shape)))
+            differences.append(_difference(array, index, run))
+            expected.append(gradients[name][index])
+        error = np.abs(np.array(differences) - np.array(expected)).reshape(len(places), -1)
+        error /= max(1e-4, np.abs(differences).max(), np.abs(expected).max())
+        errors[name] = float(error.max())
+        if not errors[name] <= tolerance:
+            worst = int(error.max(axis=1).argmax())
+            where = tuple(map(int, np.unravel_index(places[worst], shape)))
+            raise AssertionError(
+                f"the gradient of {name} at {where} is {expected[worst]}, but central differences "
+                f"give {differences[worst]}: error {errors[name]:.1e}, allowed {tolerance:.1e}"
+            )
+    return errors
+
+
+def _difference(array: Array, index: tuple[Any, ...], run: Callable[[], tuple[Array, Any]]) -> Any:
+    """The central difference of the loss () or (K,) when an element of `array` is moved."""
+    before = array[index] + 0.0  # a copy
+    array[index] = before + STEP
+    high, _ = run()
+    array[index] = before - STEP
+    low, _ = run()
+    array[index] = before
+    return (high - low) / (2 * STEP)

@@ -1,0 +1,103 @@
+"""The layers: each forward with its backward as the closure beneath."""
+
+from dataclasses import dataclass
+
+from mlpkit.activations import Activation, get_activation
+from mlpkit.backends.base import Array
+from mlpkit.base import Backward, Context, Layer
+from mlpkit.initializers import check_initializer
+from mlpkit.settings import PerMember, number, positive_int
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """y = g(x W + b), with W (D, H) and b (H,).
+
+    Parameters
+    ----------
+    n_in, n_out : D and H
+    activation : g, by name or as an `Activation`
+    bias : whether there is a b
+    init : initializer of W; "auto" is what suits the activation.  b starts at zero.
+    """
+
+    n_in: int
+    n_out: int
+    activation: Activation = "identity"  # type: ignore[assignment]
+    bias: bool = True
+    init: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_in", positive_int("Dense: n_in", self.n_in))
+        object.__setattr__(self, "n_out", positive_int("Dense: n_out", self.n_out))
+        object.__setattr__(self, "activation", get_activation(self.activation))
+        if self.init != "auto":
+            check_initializer(self.init)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        weight = {"weight": (self.n_in, self.n_out)}
+        return weight | {"bias": (self.n_out,)} if self.bias else weight
+
+    def initial(self, name: str) -> str:
+        if name == "bias":
+            return "zeros"
+        return self.activation.init if self.init == "auto" else self.init
+
+    def width(self, n_in: int | None) -> int:
+        if n_in not in (None, self.n_in):
+            raise ValueError(f"{self} expects {self.n_in} inputs, the layer before it gives {n_in}")
+        return self.n_out
+
+    def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
+        """y (..., N, H) for x (..., N, D)."""
+        backend, grads = context.backend, context.grads
+        W, b = context.params["weight"], context.params.get("bias")
+        z, y = backend.bias_activation(backend.matmul(x, W), b, self.activation)
+
+        def backward(dy: Array, need_dx: bool) -> Array | None:
+            dz = backend.bias_activation_gradient(dy, z, y, self.activation, grads.get("bias"))
+            backend.matmul(x, dz, transpose_a=True, out=grads["weight"])  # dW = x^T dz
+            return backend.matmul(dz, W, transpose_b=True) if need_dx else None  # dx = dz W^T
+
+        return y, backward
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """y = m x / (1 - rate), with m 0 for a random share `rate` of the elements, else 1.
+
+    Only in training; otherwise y = x.  The mask is a function of the seed, the layer's place in
+    the network and the number of updates made, so every backend drops the same elements.
+    (Srivastava and others 2014.)
+
+    Parameters
+    ----------
+    rate : in [0, 1), or one per member
+    """
+
+    rate: PerMember
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", number("Dropout: rate", self.rate, below=1.0))
+
+    def hyper(self) -> dict[str, PerMember]:
+        return {"rate": self.rate}
+
+    def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
+        """y (..., N, D) for x (..., N, D)."""
+        if not train:
+            return x, lambda dy, need_dx: dy if need_dx else None
+        backend, xp = context.backend, context.backend.xp
+        share = backend.constant(self.rate, xp.float64, ndim=3)
+        mask = backend.dropout_mask(
+            x.shape[-2:],
+            context.key,
+            context.step,
+            threshold=xp.astype(share * 2.0**32, xp.int64),
+            scale=xp.astype(1 / (1 - share), x.dtype),
+        )
+
+        def backward(dy: Array, need_dx: bool) -> Array | None:
+            return dy * mask if need_dx else None
+
+        return x * mask, backward

@@ -1,0 +1,201 @@
+"""The losses: each gives its value and its gradient in one call.
+
+`loss(backend, scores, targets)` returns the mean over the samples, () or (K,), on the device, and
+its derivative with respect to the scores, shaped like them.  With sample weights w the mean is
+sum(w l) / sum(w), so that a weight of 2 equals the sample given twice.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mlpkit.backends import Array, Backend
+from mlpkit.backends.names import unknown_name
+from mlpkit.settings import PerMember, number
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss: a frozen dataclass of its settings."""
+
+    name: ClassVar[str]
+    on_scores: ClassVar[bool] = False  # whether it wants scores that have passed no activation
+
+    def hyper(self) -> dict[str, PerMember]:
+        """The settings that are a number or one number per member."""
+        return {}
+
+    def __call__(
+        self, backend: Backend, scores: Array, targets: Array, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        """loss () or (K,), and dscores (..., N, C).
+
+        Parameters
+        ----------
+        scores : (N, C) or (K, N, C)
+        targets : like the scores, or (N, C) for all members alike; without C where it is 1
+        weights : (N,) or (K, N) of the scores' dtype, or None for all alike
+        """
+        xp = backend.xp
+        losses, dscores = self.each(xp, scores, self.fit_targets(xp, scores, targets))
+        if weights is None:
+            return xp.mean(losses, axis=-1), dscores / scores.shape[-2]
+        share = weights / xp.sum(weights, axis=-1, keepdims=True)
+        return xp.sum(losses * share, axis=-1), dscores * xp.expand_dims(share, axis=-1)
+
+    def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
+        """The loss of each sample (..., N), and its derivative (..., N, C)."""
+        raise TypeError(f"{type(self).__name__} has no each method")
+
+    def fit_targets(self, xp: Any, scores: Array, targets: Array) -> Array:
+        """The targets with the scores' dtype and last axis; ValueError where they do not fit."""
+        given, wanted = tuple(targets.shape), tuple(scores.shape)
+        if wanted[-1] == 1 and given in (wanted[:-1], wanted[-2:-1]):
+            targets = xp.expand_dims(targets, axis=-1)
+        elif given not in (wanted, wanted[-2:]):
+            raise ValueError(f"{self.name}: targets have shape {given}, expected {wanted}")
+        return xp.astype(targets, scores.dtype, copy=False)
+
+    def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
+        """The axis of the targets along which the samples lie, -1 or -2."""
+        return -2 if len(targets.shape) > 1 and targets.shape[-1] == n_out else -1
+
+    def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
+        """Raise ValueError for target values the loss has no meaning for.  Reads the device."""
+        if xp.isdtype(targets.dtype, "real floating") and not bool(xp.all(xp.isfinite(targets))):
+            raise ValueError("targets hold NaN or infinite values")
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """mean over samples and outputs of (s - t)^2."""
+
+    name: ClassVar[str] = "mean_squared_error"
+
+    def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
+        error = scores - targets
+        return xp.mean(error * error, axis=-1), error * (2 / scores.shape[-1])
+
+
+@dataclass(frozen=True)
+class HalfSquaredError(Loss):
+    """1/2 the sum over outputs of (s - t)^2, mean over the samples: 1/(2n) sum of squares."""
+
+    name: ClassVar[str] = "half_squared_error"
+
+    def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
+        error = scores - targets
+        return xp.sum(error * error, axis=-1) / 2, error
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """-(t log p + (1 - t) log(1 - p)) with p = sigmoid(s), mean over samples and outputs.
+
+    Written as max(s, 0) - s t + log(1 + e^-|s|), which overflows nowhere; the derivative is p - t.
+    """
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    on_scores: ClassVar[bool] = True
+
+    def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
+        size = xp.abs(scores)
+        losses = (scores + size) / 2 - scores * targets + xp.log1p(xp.exp(-size))
+        p = 0.5 * xp.tanh(0.5 * scores) + 0.5
+        return xp.mean(losses, axis=-1), (p - targets) / scores.shape[-1]
+
+    def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
+        super().check_values(xp, targets, n_out)
+        low, high = float(xp.min(targets)), float(xp.max(targets))
+        if low < 0 or high > 1:
+            raise ValueError(f"{self.name}: targets lie in [{low:g}, {high:g}], expected [0, 1]")
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """-sum_c q_c log softmax(s)_c, mean over the samples; see `Backend.softmax_cross_entropy`.
+
+    Targets are integer labels in [0, C), (N,) or (K, N), or distributions (N, C) or (K, N, C).
+
+    Parameters
+    ----------
+    label_smoothing : e in [0, 1], or one per member; the targets become (1 - e) q + e/C
+    class_weights : (C,), not negative.  With integer labels the mean divides by the sum of the
+        labels' weights, as in torch.nn.functional.cross_entropy.
+    """
+
+    name: ClassVar[str] = "softmax_cross_entropy"
+    on_scores: ClassVar[bool] = True
+
+    label_smoothing: PerMember = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        smoothing = number("label_smoothing", self.label_smoothing, below=1.0)
+        object.__setattr__(self, "label_smoothing", smoothing)
+        if self.class_weights is not None:
+            weights = number("class_weights", tuple(self.class_weights))
+            object.__setattr__(self, "class_weights", weights)
+
+    def hyper(self) -> dict[str, PerMember]:
+        return {"label_smoothing": self.label_smoothing}
+
+    def __call__(
+        self, backend: Backend, scores: Array, targets: Array, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        targets = self.fit_targets(backend.xp, scores, targets)
+        smoothing = class_weights = None
+        if self.label_smoothing != 0:
+            smoothing = backend.constant(self.label_smoothing, scores.dtype, ndim=3)
+        if self.class_weights is not None:
+            class_weights = backend.constant(self.class_weights, scores.dtype, ndim=1)
+        return backend.softmax_cross_entropy(scores, targets, smoothing, class_weights, weights)
+
+    def fit_targets(self, xp: Any, scores: Array, targets: Array) -> Array:
+        given, wanted = tuple(targets.shape), tuple(scores.shape)
+        labels = bool(xp.isdtype(targets.dtype, "integral"))
+        if given not in ((wanted[:-1], wanted[-2:-1]) if labels else (wanted, wanted[-2:])):
+            raise ValueError(
+                f"{self.name}: targets of dtype {targets.dtype} have shape {given}, expected "
+                f"integer labels {wanted[:-1]} or distributions {wanted}"
+            )
+        return targets if labels else xp.astype(targets, scores.dtype, copy=False)
+
+    def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
+        return -1 if xp.isdtype(targets.dtype, "integral") else -2
+
+    def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
+        super().check_values(xp, targets, n_out)
+        if self.class_weights is not None and len(self.class_weights) != n_out:
+            raise ValueError(f"got {len(self.class_weights)} class_weights for {n_out} classes")
+        if xp.isdtype(targets.dtype, "integral"):
+            low, high = int(xp.min(targets)), int(xp.max(targets))
+            if low < 0 or high >= n_out:
+                raise ValueError(
+                    f"labels lie in [{low}, {high}], but {n_out} outputs take labels "
+                    f"in [0, {n_out - 1}]"
+                )
+        elif bool(xp.any(targets < 0)):
+            raise ValueError(f"{self.name}: a target distribution has negative entries")
+
+
+LOSSES: dict[str, type[Loss]] = {
+    kind.name: kind
+    for kind in (SoftmaxCrossEntropy, BinaryCrossEntropy, MeanSquaredError, HalfSquaredError)
+}
+
+
+def get_loss(loss: str | Loss) -> Loss:
+    """A loss by its name, or itself."""
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    return LOSSES[loss]()
+
+
+def place_targets(backend: Backend, targets: Any, dtype: Any) -> Array:
+    """Targets on the device: integers and truth values as int64, other numbers in `dtype`."""
+    xp = backend.xp
+    targets = backend.asarray(targets)
+    real = xp.isdtype(targets.dtype, "real floating")
+    return xp.astype(targets, dtype if real else xp.int64, copy=False)

@@ -1,0 +1,79 @@
+"""Hyper-parameters: a number, or one number per member; how they are checked and written down."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from mlpkit.backends.names import unknown_name
+
+PerMember = float | tuple[float, ...]
+
+
+def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> PerMember:
+    """`value` as a float, or one float per member as a tuple, each in [low, below).
+
+    Raises TypeError for what is no number and ValueError for one out of range.
+    """
+    if isinstance(value, list | tuple | np.ndarray):
+        if len(value) == 0:
+            raise ValueError(f"{name} is empty: give a number, or one per member")
+        return tuple(_number(f"{name}[{k}]", v, low, below) for k, v in enumerate(value))
+    return _number(name, value, low, below)
+
+
+def _number(name: str, value: Any, low: float, below: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not low <= value < below:
+        raise ValueError(f"{name} must lie in [{low:g}, {below:g}), got {value!r}")
+    return float(value)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def check_members(owner: str, hyper: Mapping[str, PerMember], members: int | None) -> None:
+    """Raise ValueError where a hyper-parameter has one value per member but not K of them."""
+    for name, value in hyper.items():
+        if isinstance(value, tuple) and len(value) != members:
+            have = "is a single network" if members is None else f"has {members} members"
+            raise ValueError(f"{owner}: {name} has {len(value)} values, but the network {have}")
+
+
+def to_settings(thing: Any) -> dict[str, Any]:
+    """A dataclass as a JSON-able dict of its fields, with the name of its type."""
+    named = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    return {"type": type(thing).__name__} | {
+        name: to_settings(value) if hasattr(value, "__dataclass_fields__") else value
+        for name, value in named.items()
+    }
+
+
+def from_settings(settings: Any, types: Mapping[str, type]) -> Any:
+    """What `to_settings` wrote, built again from the given types.
+
+    Raises ValueError where the settings name another type or do not fit its fields.
+    """
+    if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
+        raise ValueError(f"expected settings with a type, got {settings!r}")
+    if settings["type"] not in types:
+        raise unknown_name("type", settings["type"], types)
+    values = {
+        name: from_settings(value, types) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name != "type"
+    }
+    try:
+        return types[settings["type"]](**values)
+    except TypeError as error:
+        raise ValueError(f"settings of {settings['type']} do not fit: {error}") from error
