@@ -1,0 +1,5 @@
+"""python -m mlpkit"""
+
+from mlpkit.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""What may happen beside the training: stopping early, a log, checkpoints."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpkit.checkpoint import save_state
+from mlpkit.files import write_atomically
+
+if TYPE_CHECKING:
+    from mlpkit.trainer import Trainer
+
+Row = dict[str, Any]
+
+
+class Callback:
+    """The moments of a `fit`; a callback overrides those it needs.
+
+    A callback ends the training after an epoch by setting `trainer.stop`.  One that remembers
+    something gives it as named arrays in `state` and takes it back in `restore`, so that a resumed
+    training goes on as if it had never been interrupted.
+    """
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Before the first epoch of this call."""
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        """After a step; reading a device array here makes the device wait."""
+
+    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
+        """After an epoch and its validation, with its row of the history."""
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """After the last epoch."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What has to be saved for a resumed training to be exact."""
+        return {}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take back what `state` gave."""
+
+
+class EarlyStopping(Callback):
+    """Stop when a figure has stopped improving, and restore the best weights.
+
+    Each member has its own best epoch: one that has stopped keeps its best weights, and the
+    training ends when all have stopped.
+
+    Parameters
+    ----------
+    monitor : the column of the history to watch
+    patience : epochs without an improvement before stopping, at least 1
+    min_delta : what counts as an improvement, not negative
+    mode : "min" or "max"; by default "max" for an accuracy and "min" for anything else
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str | None = None,
+    ) -> None:
+        if mode not in (None, "min", "max"):
+            raise ValueError(f"mode is 'min' or 'max', got {mode!r}")
+        if patience < 1 or min_delta < 0:
+            raise ValueError(
+                f"patience must be at least 1 and min_delta not negative, "
+                f"got patience={patience}, min_delta={min_delta}"
+            )
+        self.monitor = monitor
+        self.patience = patience
+        self.min_delta = min_delta
+        maximize = mode == "max" or (mode is None and monitor.endswith("accuracy"))
+        self._sign = -1.0 if maximize else 1.0
+        self._state: dict[str, NDArray[Any]] = {}
+
+    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
+        if self.monitor not in row:
+            raise ValueError(
+                f"EarlyStopping watches {self.monitor!r}, but an epoch gives {sorted(row)}; "
+                "val_ columns need validation data"
+            )
+        network = trainer.network
+        value = self._sign * np.atleast_1d(np.asarray(row[self.monitor], np.float64))  # (K,)
+        if not self._state:
+            params = network.backend.to_numpy(network.params).reshape(len(value), -1)
+            best, wait = np.full(len(value), np.inf), np.zeros(len(value), np.int64)
+            self._state = {"params": params, "best": best, "wait": wait}
+        params, best, wait = (self._state[name] for name in ("params", "best", "wait"))
+
+        active = wait < self.patience
+        better = active & (value < best - self.min_delta)
+        if better.any():
+            now = network.backend.to_numpy(network.params).reshape(params.shape)
+            params[better] = now[better]
+            best[better] = value[better]
+        wait[better] = 0
+        wait[active & ~better] += 1
+        trainer.stop = bool((wait >= self.patience).all())
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        if self._state:
+            network = trainer.network
+            best = self._state["params"].reshape(network.params.shape)
+            network.params[...] = network.backend.asarray(best, network.dtype)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        return self._state
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self._state = dict(state)
+
+
+class JSONLinesLog(Callback):
+    """One JSON object a line for each epoch: the rows of the history.
+
+    The file is begun anew with the rows that the history holds, so that a resumed run leaves out
+    what came after its checkpoint.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in trainer.history.rows)
+        write_atomically(self.path, lines.encode())
+
+    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class Checkpoint(Callback):
+    """Save the state of the training after every epoch, and before the first.
+
+    Give it last: it saves what the other callbacks remember of the epoch.
+
+    Parameters
+    ----------
+    path : the file, replaced whole each time
+    notes : JSON-able, kept in the file for whoever resumes
+    """
+
+    def __init__(self, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        self.notes = dict(notes or {})
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        save_state(trainer, self.path, self.notes)
+
+    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
+        save_state(trainer, self.path, self.notes)

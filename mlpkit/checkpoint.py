@@ -1,0 +1,224 @@
+"""Networks and trainings in files: safetensors with JSON in the metadata, nothing unpickled.
+
+A file holds the parameters under the names of `Network.named_parameters`.  The metadata hold
+"mlpkit", a JSON object with the format's number and all settings, and "sha256", the digest of that
+text and of every tensor, so that no damage goes unnoticed.  The state of a training is the same
+file with more in it, and `load` reads the network from either.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpkit import activations, layers
+from mlpkit.base import Layer
+from mlpkit.files import write_atomically
+from mlpkit.network import Network, parameter_slots
+from mlpkit.settings import from_settings, positive_int, to_settings
+
+if TYPE_CHECKING:
+    from mlpkit.trainer import Trainer
+
+FORMAT = 1
+LAYERS: dict[str, type[Layer]] = {
+    kind.__name__: kind
+    for kind in (layers.Dense, layers.Dropout, *activations.ACTIVATIONS.values())
+}
+
+Tensors = dict[str, NDArray[Any]]
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def save(network: Network, path: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a network's settings and parameters to `path`, whole or not at all.
+
+    `notes` is JSON-able and comes back as `read(path)[0]["notes"]`.
+    """
+    content = {"network": network.settings(), "notes": dict(notes or {})}
+    _write(path, _parameters(network), content)
+
+
+def load(path: str | Path, backend: Any = "numpy", custom: Iterable[type[Layer]] = ()) -> Network:
+    """The network in a file of `save` or `save_state`, on any backend.
+
+    Parameters
+    ----------
+    custom : layer and activation types of your own that the file names
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is damaged, or not mlpkit's.
+    """
+    content, tensors = read(path)
+    try:
+        return _build(content, tensors, backend, custom)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no network that can be built: {error}") from error
+
+
+def _build(
+    content: dict[str, Any], tensors: Tensors, backend: Any, custom: Iterable[type[Layer]]
+) -> Network:
+    settings = content["network"]
+    types = LAYERS | {kind.__name__: kind for kind in custom}
+    stack = [from_settings(layer, types) for layer in settings["layers"]]
+    members = settings["members"]
+    # Compared before anything is allocated: the settings of a damaged file may ask for anything.
+    size = sum(tensor.size for name, tensor in tensors.items() if not _is_state(name))
+    wanted = sum(slot.stop - slot.start for slot in parameter_slots(stack))
+    wanted *= 1 if members is None else positive_int("members", members)
+    if size != wanted:
+        raise ValueError(f"the settings call for {wanted:,} parameters, the file has {size:,}")
+    network = Network(stack, members, backend, settings["dtype"], settings["seed"])
+    network.load_parameters({n: tensor for n, tensor in tensors.items() if not _is_state(n)})
+    return network
+
+
+def _parameters(network: Network) -> Tensors:
+    named = network.named_parameters()
+    return {name: network.backend.to_numpy(tensor) for name, tensor in named.items()}
+
+
+def _is_state(name: str) -> bool:
+    return name.startswith(("optimizer.", "callback."))
+
+
+# ---- trainings -----------------------------------------------------------------------------------
+
+
+def save_state(
+    trainer: "Trainer", path: str | Path, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write the whole state of a training to `path`, whole or not at all.
+
+    `notes` as in `save`.
+    """
+    network, backend = trainer.network, trainer.network.backend
+    tensors = _parameters(network)
+    for name, vector in trainer.optimizer.vectors.items():
+        tensors[f"optimizer.{name}"] = backend.to_numpy(vector)
+    for name, callback in trainer.callbacks.items():
+        for key, array in callback.state().items():
+            tensors[f"callback.{name}.{key}"] = array
+    content = _training_settings(trainer) | {
+        "progress": {
+            "step": int(backend.to_numpy(network.step)),
+            "epoch": trainer.epoch,
+            "stop": trainer.stop,
+            "history": trainer.history.rows,
+        },
+        "notes": dict(notes or {}),
+    }
+    _write(path, tensors, content)
+
+
+def restore_state(trainer: "Trainer", path: str | Path) -> None:
+    """Put a trainer where the one that `save_state` wrote was; its next `fit` goes on from there.
+
+    On the same backend, with the same data and the same arguments to `fit`, the weights come out as
+    if the training had never stopped, bit for bit.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is damaged, holds no training, or one with other settings; the trainer is unchanged.
+    """
+    content, tensors = read(path)
+    if "progress" not in content:
+        raise ValueError(f"{path} holds a network, but no state of a training")
+    mine = json.loads(json.dumps(_training_settings(trainer)))
+    for part, value in mine.items():
+        if content.get(part) != value:
+            raise ValueError(
+                f"{path} is of a training with another {part}: {content.get(part)}, "
+                f"this trainer has {value}"
+            )
+    network, backend = trainer.network, trainer.network.backend
+    progress = content["progress"]
+    vectors = trainer.optimizer.vectors
+    state = {name: tensors.pop(f"optimizer.{name}", None) for name in vectors}
+    callbacks: dict[str, Tensors] = {}
+    for name in [name for name in tensors if name.startswith("callback.")]:
+        owner, _, key = name.removeprefix("callback.").rpartition(".")
+        callbacks.setdefault(owner, {})[key] = tensors.pop(name)
+    for name, tensor in state.items():
+        if tensor is None or tensor.shape != tuple(vectors[name].shape):
+            raise ValueError(f"{path}: the optimizer's {name} is missing or has another shape")
+
+    network.load_parameters(tensors)
+    for name, tensor in state.items():
+        vectors[name][...] = backend.asarray(tensor, network.dtype)
+    network.step[...] = progress["step"]
+    trainer.epoch = progress["epoch"]
+    trainer.stop = progress["stop"]
+    trainer.history.rows[:] = progress["history"]
+    trainer.restored = callbacks
+
+
+def _training_settings(trainer: "Trainer") -> dict[str, Any]:
+    return {
+        "network": trainer.network.settings(),
+        "loss": to_settings(trainer.loss),
+        "optimizer": to_settings(trainer.optimizer.rule),
+        "seed": trainer.seed,
+    }
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def _write(path: str | Path, tensors: Tensors, content: dict[str, Any]) -> None:
+    from safetensors.numpy import save as serialize
+
+    text = json.dumps({"format": FORMAT} | content)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    metadata = {"mlpkit": text, "sha256": _digest(text, tensors)}
+    write_atomically(path, serialize(tensors, metadata=metadata))
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], Tensors]:
+    """The settings and the tensors of a file that this module wrote.
+
+    Raises OSError where it cannot be read, and ValueError where it is damaged or foreign.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with Path(path).open("rb"):  # safetensors' own errors for this say less
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if "mlpkit" not in metadata:
+        raise ValueError(f"{path} is a safetensors file, but not one of mlpkit's")
+    text = metadata["mlpkit"]
+    if metadata.get("sha256") != _digest(text, tensors):
+        raise ValueError(f"{path} is damaged: its checksum does not match its content")
+    content = json.loads(text)
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {content.get('format')}, this mlpkit reads format {FORMAT}"
+        )
+    return content, tensors
+
+
+def _digest(text: str, tensors: Tensors) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,221 @@
+"""The command line: train, evaluate, predict, info."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.panel import Panel
+
+import mlpkit
+from mlpkit import checkpoint, images, info, run
+from mlpkit.data import DatasetUnavailableError
+from mlpkit.progress import show
+
+app = typer.Typer(
+    name="mlpkit",
+    help="Multilayer perceptrons on NumPy, CuPy or any Array API library.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+error_console = Console(stderr=True)
+DEFAULT = run.RunSettings()
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="mnist or digits (drawn).  By default MNIST, and digits if it is not to be had."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the four MNIST files.  Otherwise $MLPKIT_DATA, the cache, a mirror."
+    ),
+]
+BackendName = Annotated[str, typer.Option(help="numpy, cupy, auto or a plug-in.")]
+Model = Annotated[Path, typer.Argument(help="A .safetensors file or the folder of a run.")]
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """A user's mistake ends in one line and exit status 1, not in a traceback."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        ArithmeticError,
+        mlpkit.BackendUnavailableError,
+    ) as error:
+        print(f"mlpkit: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def train(
+    dataset: Dataset = None,
+    data: Data = None,
+    hidden: Annotated[
+        str, typer.Option(help="Hidden layer sizes, separated by commas.")
+    ] = ",".join(map(str, DEFAULT.hidden)),
+    activation: Annotated[str, typer.Option(help="Of the hidden layers.")] = DEFAULT.activation,
+    dropout: Annotated[float, typer.Option(help="Rate after each hidden layer.")] = DEFAULT.dropout,
+    members: Annotated[
+        int | None, typer.Option(help="Networks trained at once, with seeds SEED, SEED+1, ...")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = DEFAULT.optimizer,
+    lr: Annotated[
+        float, typer.Option(help="Highest learning rate; it falls along a cosine.")
+    ] = DEFAULT.lr,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="By default what the optimizer has.")
+    ] = None,
+    epochs: int = DEFAULT.epochs,
+    batch_size: int = DEFAULT.batch_size,
+    validation: Annotated[
+        int, typer.Option(help="Training images held out and judged after each epoch.")
+    ] = DEFAULT.validation,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after as many epochs without a better val_loss.")
+    ] = None,
+    seed: int = DEFAULT.seed,
+    backend: BackendName = DEFAULT.backend,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = DEFAULT.dtype,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="Folder for the run; runs/DATE-TIME by default.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder.  Its settings hold, not the options."
+        ),
+    ] = None,
+) -> None:
+    """Train a network to read digits; at the end it is judged on the test set."""
+    with user_errors():
+        if resume is not None:
+            _run(run.saved_settings(resume), resume, resume=True)
+            return
+        settings = run.RunSettings(
+            _choose_dataset(dataset, data),
+            data,
+            _sizes(hidden),
+            activation,
+            dropout,
+            members,
+            optimizer,
+            lr,
+            weight_decay,
+            epochs,
+            batch_size,
+            validation,
+            patience,
+            seed,
+            backend,
+            dtype,
+        )
+        if settings.dataset == "digits" and dataset is None:
+            settings = replace(settings, validation=min(validation, run.DRAWN_TEST))
+        _run(settings, folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+
+
+def _run(settings: run.RunSettings, folder: Path, resume: bool = False) -> None:
+    network = run.build(settings).network
+    print(network.summary())
+    print(f"dataset {settings.dataset}, backend {network.backend.name}, run {folder}", flush=True)
+    if not resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / run.STATE).exists():
+            raise FileExistsError(
+                f"{folder} holds a run already: give --resume {folder}, or another --run"
+            )
+    figures = run.train(settings, folder, (mlpkit.Progress(),), resume)
+    print(f"test accuracy {show(figures['accuracy'])}  loss {show(figures['loss'])}")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(",") if size.strip())
+    except ValueError:
+        raise ValueError(f"--hidden takes sizes such as 256,128, got {text!r}") from None
+
+
+def _choose_dataset(dataset: str | None, data: str | None) -> str:
+    """The dataset asked for; without a wish MNIST, and the drawn digits where there is none."""
+    if dataset is not None:
+        return dataset
+    try:
+        mlpkit.data.mnist(data)
+        return "mnist"
+    except DatasetUnavailableError as error:
+        text = (
+            f"{error}\n\nTraining on DRAWN DIGITS instead, which are easier than MNIST: "
+            "the accuracy is not comparable.  --dataset mnist makes this an error."
+        )
+        error_console.print(Panel(text, title="MNIST is not to be had", style="bold yellow"))
+        return "digits"
+
+
+def _load(model: Path, backend: str) -> tuple[mlpkit.Network, dict[str, Any]]:
+    """The network in a file or in the folder of a run, and the settings of that run."""
+    if model.is_dir():
+        names = [name for name in (run.MODEL, run.STATE) if (model / name).exists()]
+        if not names:
+            raise FileNotFoundError(f"{model} holds neither {run.MODEL} nor {run.STATE}")
+        model = model / names[0]
+    return mlpkit.load(model, backend), checkpoint.read(model)[0].get("notes", {})
+
+
+@app.command()
+def evaluate(
+    model: Model, dataset: Dataset = None, data: Data = None, backend: BackendName = "auto"
+) -> None:
+    """Print loss and accuracy on a test set, by default that of the dataset it was trained on."""
+    with user_errors():
+        network, notes = _load(model, backend)
+        name = dataset or notes.get("dataset", "mnist")
+        _, (x, y) = run.load_dataset(name, data or notes.get("data"))
+        figures = mlpkit.Trainer(network, metrics=["accuracy"]).evaluate(x, y)
+        print(f"{name} test set, {len(x):,} images")
+        print(f"test accuracy {show(figures['accuracy'])}  loss {show(figures['loss'])}")
+
+
+@app.command()
+def predict(
+    model: Model,
+    files: Annotated[list[Path], typer.Argument(help="Pictures (PNG, ...) or IDX files.")],
+    backend: BackendName = "auto",
+) -> None:
+    """Print class and probabilities of each image; members of one file vote with their mean."""
+    with user_errors():
+        network, _ = _load(model, backend)
+        for path in files:
+            x = images.read_images(path)
+            proba = network.backend.to_numpy(network.predict_proba(x))
+            proba = proba.reshape(-1, *proba.shape[-2:]).mean(axis=0)
+            for index, p in enumerate(proba):
+                label = str(path) if len(x) == 1 else f"{path}[{index}]"
+                print(f"{label}  class {int(np.argmax(p))}  p {' '.join(f'{v:.4f}' for v in p)}")
+
+
+@app.command(name="info")
+def info_command() -> None:
+    """Print versions, devices, BLAS and threads: the block for a bug report."""
+    report = info.describe()
+    width = max(map(len, report))
+    for name, value in report.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def main() -> None:
+    """The entry point of the command `mlpkit`."""
+    app()

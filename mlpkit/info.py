@@ -1,0 +1,53 @@
+"""What a bug report should say: versions, devices, BLAS, threads."""
+
+import importlib.metadata
+import os
+import platform
+from importlib.util import find_spec
+
+import mlpkit
+
+PACKAGES = ("numpy", "array-api-compat", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "torch")
+
+
+def describe() -> dict[str, str]:
+    """Name and value of each line of the report."""
+    report = {
+        "mlpkit": mlpkit.__version__,
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "processor": f"{platform.machine()}, {os.cpu_count()} logical cores",
+    }
+    for package in PACKAGES:
+        try:
+            report[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            report[package] = "not installed"
+    for name, reason in mlpkit.available_backends().items():
+        report[f"backend {name}"] = reason or "works"
+    return report | _devices() | _thread_pools()
+
+
+def _devices() -> dict[str, str]:
+    """The CUDA devices that CuPy sees."""
+    if find_spec("cupy") is None:
+        return {}
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return {"CUDA": str(error)}
+    names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    return {f"CUDA device {i}": name for i, name in enumerate(names)}
+
+
+def _thread_pools() -> dict[str, str]:
+    """BLAS and OpenMP libraries that are loaded, with their threads."""
+    from threadpoolctl import threadpool_info
+
+    return {
+        f"{pool['user_api']} threads": f"{pool['num_threads']} "
+        f"({pool['internal_api']} {pool.get('version')}, {pool.get('architecture', '')})"
+        for pool in threadpool_info()
+    }

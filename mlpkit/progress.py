@@ -1,0 +1,86 @@
+"""What a training shows while it runs: a live bar on a terminal, a line an epoch elsewhere."""
+
+import sys
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpkit.callbacks import Callback, Row
+
+if TYPE_CHECKING:
+    from mlpkit.trainer import Trainer
+
+REFRESH = 0.5  # seconds between two looks at the loss, each of which waits for the device
+
+
+class Progress(Callback):
+    """A bar with the loss, the metrics and the speed (Rich) on a terminal, else plain lines.
+
+    Parameters
+    ----------
+    stream : where to write, standard error by default
+    """
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self._bar: Any = None
+        self._looked = 0.0
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        if not self.stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._bar = Bar(*columns, console=Console(file=self.stream), transient=True)
+        self._task = self._bar.add_task("", total=None, epoch="", figures="")
+        self._bar.start()
+
+    def on_step_end(self, trainer: "Trainer") -> None:
+        if self._bar is None:
+            return
+        self._bar.advance(self._task)
+        now = time.monotonic()
+        if now - self._looked > REFRESH:
+            self._looked = now
+            loss = trainer.network.backend.to_numpy(trainer.last_loss)
+            self._bar.update(self._task, figures=f"loss {show(loss)}")
+
+    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
+        line = describe(row)
+        if self._bar is None:
+            print(line, file=self.stream, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False)
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def describe(row: Row) -> str:
+    """A row of the history as one line of text."""
+    figures = [f"{name} {show(v)}" for name, v in row.items() if name not in PLAIN]
+    speed = f"{row['seconds']:.2f} s  {row['samples_per_second']:,.0f} samples/s"
+    return "  ".join([f"epoch {row['epoch']:>3}", *figures, speed])
+
+
+PLAIN = ("epoch", "seconds", "samples_per_second")
+
+
+def show(value: Any) -> str:
+    """A number, or the mean and the range of the members' numbers."""
+    values = np.atleast_1d(np.asarray(value, np.float64))
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{values.mean():.4g} [{values.min():.4g}, {values.max():.4g}]"

@@ -1,0 +1,251 @@
+"""Training: the four steps, the loop around them, and what it writes down."""
+
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpkit.backends import Array
+from mlpkit.callbacks import Callback, Row
+from mlpkit.losses import Loss, get_loss, place_targets
+from mlpkit.metrics import get_metric
+from mlpkit.network import Network
+from mlpkit.optimizers import Adam, Optimizer, OptimizerState
+from mlpkit.random import Purpose, check_seed, make_key, shuffled
+from mlpkit.settings import check_members, positive_int
+
+
+class History:
+    """What each epoch gave: `rows` is a list of dicts, one value per member where there are any."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def __getitem__(self, column: str) -> list[Any]:
+        """One column over the epochs, such as history["val_loss"]."""
+        return [row[column] for row in self.rows]
+
+
+class Trainer:
+    """Trains a network.
+
+    Parameters
+    ----------
+    network : what to train
+    loss : by name or as a `Loss`
+    optimizer : the update rule, with its learning rate
+    metrics : names of what to report beside the loss, see `mlpkit.metrics`
+    seed : of the order of the batches, which is the same for all members
+
+    Attributes
+    ----------
+    history : one row per epoch
+    epoch : epochs made so far
+    stop : set by a callback to end the training after the epoch
+    last_loss : () or (K,), on the device
+    callbacks : those of the current or last `fit`, by name
+    restored : what `mlpkit.restore_state` found for the callbacks of the next `fit`
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: str | Loss = "softmax_cross_entropy",
+        optimizer: Optimizer | None = None,
+        metrics: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.network = network
+        self.loss = get_loss(loss)
+        self.optimizer = OptimizerState(optimizer or Adam(1e-3), network)
+        self.metrics = {name: get_metric(name) for name in metrics}
+        self.seed = check_seed(seed)
+        self.history = History()
+        self.epoch = 0
+        self.stop = False
+        self.last_loss: Array = None
+        self.callbacks: dict[str, Callback] = {}
+        self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
+        self._compiled = network.backend.compile(self.step)
+        self._diverged: set[int] = set()
+        keys = make_key(self.seed, Purpose.ORDER)
+        self._order_key = network.backend.asarray(np.array(keys, np.int64))
+        check_members(self.loss.name, self.loss.hyper(), network.members)
+        if self.loss.on_scores and network.output.name != "identity":
+            raise ValueError(
+                f"{self.loss.name} is computed from scores, but the network's output has passed "
+                f"{network.output.name}; build it with output='linear'"
+            )
+
+    # ---- one step ------------------------------------------------------------------------------
+
+    def step(self, x: Any, targets: Any) -> Array:
+        """One update from one batch; the loss before it, () or (K,), stays on the device.
+
+        x (N, D) or (K, N, D); targets (N,), (N, C), (K, N) or (K, N, C) as the loss takes them.
+        """
+        network, backend = self.network, self.network.backend
+        targets = place_targets(backend, targets, network.dtype)
+        scores, backward = network.forward(x, train=True)  # 1  forward pass
+        loss, dscores = self.loss(backend, scores, targets)  # 2  error and its gradient
+        backward(dscores)  # 3  backward pass, fills network.grads
+        self.optimizer.step()  # 4  update of the flat parameters
+        return loss
+
+    # ---- many steps ----------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x: Any,
+        targets: Any,
+        epochs: int = 10,
+        batch_size: int = 128,
+        validation: tuple[Any, Any] | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> History:
+        """Train until `epochs` epochs have been made in all, or a callback stops it.
+
+        Parameters
+        ----------
+        x : (N, D), or (K, N, D) with data for each member; floating point, or uint8 images, which
+            stay bytes on the device
+        targets : (N,), (N, C), (K, N) or (K, N, C) as the loss takes them
+        epochs : in all: a trainer that has made 5 and is asked for 8 makes 3 more
+        batch_size : samples per step; the last batch of an epoch may be smaller
+        validation : (x, targets) to evaluate after each epoch, as val_ columns
+        callbacks : see `mlpkit.callbacks`
+
+        Returns
+        -------
+        The history, which has a row per epoch: epoch, loss (mean over the epoch's samples), the
+        val_ columns, lr (of the first step), seconds (of training alone), samples_per_second.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Data that do not fit the network or the loss; checked before the first step.
+        FloatingPointError
+            The loss is NaN or infinite, for every member; where some members go on, a
+            RuntimeWarning names those that do not.
+        """
+        positive_int("epochs", epochs)
+        positive_int("batch_size", batch_size)
+        x, targets = self._check_data(x, targets)
+        if validation is not None:
+            validation = self._check_data(*validation, name="validation x")
+        restored, self.restored = self.restored, None
+        if restored is None:
+            self.stop = False
+            if epochs <= self.epoch:
+                raise ValueError(
+                    f"epochs={epochs}, but this trainer has made {self.epoch} already; "
+                    "epochs counts from the first"
+                )
+        self.callbacks = {f"{i}.{type(c).__name__}": c for i, c in enumerate(callbacks)}
+        self.optimizer.run_steps[...] = float(epochs * -(-x.shape[-2] // batch_size))
+        for name, callback in self.callbacks.items():
+            callback.restore((restored or {}).get(name, {}))
+            callback.on_fit_begin(self)
+        while self.epoch < epochs and not self.stop:
+            row = self._epoch(x, targets, batch_size)
+            if validation is not None:
+                row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
+            self.epoch += 1
+            self.history.rows.append(row)
+            for callback in self.callbacks.values():
+                callback.on_epoch_end(self, row)
+        for callback in self.callbacks.values():
+            callback.on_fit_end(self)
+        return self.history
+
+    def _epoch(self, x: Array, targets: Array, batch_size: int) -> Row:
+        """All batches of one epoch in a new order; the losses are read when it is over."""
+        network = self.network
+        backend, xp = network.backend, network.backend.xp
+        n = x.shape[-2]
+        axis = self.loss.sample_axis(xp, targets, network.n_out)
+        lr = _host(backend.to_numpy(self.optimizer.learning_rate()))
+        start = time.perf_counter()
+        order = shuffled(backend, self._order_key, xp.asarray(self.epoch, dtype=xp.int64), n)
+        losses = []
+        for first in range(0, n, batch_size):
+            rows = order[first : min(first + batch_size, n)]
+            batch = xp.take(targets, rows, axis=axis)
+            self.last_loss = self._compiled(network.rows(x, rows), batch)
+            losses.append(self.last_loss)
+            for callback in self.callbacks.values():
+                callback.on_step_end(self)
+        by_step = backend.to_numpy(xp.stack(losses))  # (S,) or (S, K)
+        seconds = time.perf_counter() - start
+        self._require_finite(by_step)
+        sizes = np.minimum(batch_size, n - np.arange(0, n, batch_size))
+        return {
+            "epoch": self.epoch + 1,
+            "loss": _host(sizes @ by_step.astype(np.float64) / n),
+            "lr": lr,
+            "seconds": seconds,
+            "samples_per_second": n / seconds,
+        }
+
+    def _require_finite(self, by_step: NDArray[Any]) -> None:
+        """Stop where the loss is not finite; members that diverge are named, the others go on."""
+        bad = ~np.isfinite(by_step.reshape(len(by_step), -1))  # (S, K)
+        lost = np.flatnonzero(bad.any(axis=0))
+        if not len(lost):
+            return
+        step = int(bad[:, lost].any(axis=1).argmax())
+        where = f"in epoch {self.epoch + 1} at step {step + 1} of {len(by_step)}"
+        if len(lost) == bad.shape[1]:
+            raise FloatingPointError(
+                f"the loss is no longer finite: {by_step[step]} {where}. "
+                "A smaller learning rate is the usual cure"
+            )
+        new = sorted(set(lost.tolist()) - self._diverged)
+        self._diverged.update(new)
+        if new:
+            text = f"the loss of members {new} is no longer finite, first {where}"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+    def evaluate(self, x: Any, targets: Any) -> dict[str, Any]:
+        """The loss and the metrics on a data set: a number each, or a list of one per member."""
+        return self._figures(*self._check_data(x, targets))
+
+    def _figures(self, x: Array, targets: Array) -> dict[str, Any]:
+        network = self.network
+        scores = network.predict_scores(x)
+        loss, _ = self.loss(network.backend, scores, targets)
+        figures = {"loss": loss} | {
+            name: metric(network, scores, targets) for name, metric in self.metrics.items()
+        }
+        return {name: _host(network.backend.to_numpy(value)) for name, value in figures.items()}
+
+    def _check_data(self, x: Any, targets: Any, name: str = "x") -> tuple[Array, Array]:
+        """A data set on the device, its shapes, dtypes and values checked.  Reads the device."""
+        network = self.network
+        xp = network.backend.xp
+        x = network.place(x, name)
+        targets = place_targets(network.backend, targets, network.dtype)
+        if x.dtype != xp.uint8 and not bool(xp.all(xp.isfinite(x))):
+            raise ValueError(f"{name} holds NaN or infinite values")
+        if not targets.shape:
+            raise ValueError(f"targets are a single number, expected one per row of {name}")
+        axis = self.loss.sample_axis(xp, targets, network.n_out)
+        if targets.shape[axis] != x.shape[-2]:
+            raise ValueError(
+                f"{name} has {x.shape[-2]} samples, the targets {tuple(targets.shape)} have "
+                f"{targets.shape[axis]}"
+            )
+        stack = () if network.members is None else (network.members,)
+        no_scores = xp.zeros((*stack, 1, network.n_out), dtype=network.dtype)
+        one = targets[..., :1] if axis == -1 else targets[..., :1, :]
+        self.loss.fit_targets(xp, no_scores, one)  # the shape is right for every batch
+        self.loss.check_values(xp, targets, network.n_out)
+        return x, targets
+
+
+def _host(value: NDArray[Any]) -> Any:
+    """A number, or a list of one per member, for the history."""
+    return np.asarray(value, np.float64).reshape(-1).tolist() if np.ndim(value) else float(value)
