@@ -26,7 +26,8 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 class Activation(Protocol):
     """What the kernels need of an activation: its value and its vector-Jacobian product."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def value(self, xp: Namespace, z: Array) -> Array: ...
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array: ...

@@ -35,7 +35,7 @@ from mlpkit.losses import HalfSquaredError as HalfSquaredError
 from mlpkit.losses import Loss as Loss
 from mlpkit.losses import MeanSquaredError as MeanSquaredError
 from mlpkit.losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
-from mlpkit.network import MLP as MLP
+from mlpkit.mlp import MLP as MLP
 from mlpkit.network import Network as Network
 from mlpkit.optimizers import SGD as SGD
 from mlpkit.optimizers import Adam as Adam

@@ -91,9 +91,8 @@ class Tanh(Activation):
         return dy * (1 - y * y)
 
 
-ACTIVATIONS: dict[str, type[Activation]] = {
-    kind.name: kind for kind in (Identity, ReLU, Sigmoid, Tanh)
-} | {"linear": Identity}
+KINDS: tuple[type[Activation], ...] = (Identity, ReLU, Sigmoid, Tanh)
+ACTIVATIONS = {kind.name: kind for kind in KINDS} | {"linear": Identity}
 
 
 def get_activation(activation: str | Activation) -> Activation:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from mlpkit import activations, layers
 from mlpkit.base import Layer
 from mlpkit.files import write_atomically
-from mlpkit.network import Network, parameter_slots
+from mlpkit.network import Network
+from mlpkit.parameters import parameter_slots
 from mlpkit.settings import from_settings, positive_int, to_settings
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LAYERS: dict[str, type[Layer]] = {
-    kind.__name__: kind
-    for kind in (layers.Dense, layers.Dropout, *activations.ACTIVATIONS.values())
+    kind.__name__: kind for kind in (layers.Dense, layers.Dropout, *activations.KINDS)
 }
 
 Tensors = dict[str, NDArray[Any]]

@@ -74,7 +74,7 @@ def check_gradients(
         keys = uniform(make_key(seed, Purpose.CHECK, number), size)
         differences, expected, places = [], [], np.argsort(keys)[:samples]
         for place in places:
-            index = (..., *map(int, np.unravel_index(place, shape)))
+            index: Any = (..., *map(int, np.unravel_index(place, shape)))
             differences.append(_difference(array, index, run))
             expected.append(gradients[name][index])
         error = np.abs(np.array(differences) - np.array(expected)).reshape(len(places), -1)
@@ -90,7 +90,7 @@ def check_gradients(
     return errors
 
 
-def _difference(array: Array, index: tuple[Any, ...], run: Callable[[], tuple[Array, Any]]) -> Any:
+def _difference(array: Array, index: Any, run: Callable[[], tuple[Array, Any]]) -> Any:
     """The central difference of the loss () or (K,) when an element of `array` is moved."""
     before = array[index] + 0.0  # a copy
     array[index] = before + STEP

@@ -23,7 +23,7 @@ class Dense(Layer):
 
     n_in: int
     n_out: int
-    activation: Activation = "identity"  # type: ignore[assignment]
+    activation: str | Activation = "identity"
     bias: bool = True
     init: str = "auto"
 
@@ -34,14 +34,19 @@ class Dense(Layer):
         if self.init != "auto":
             check_initializer(self.init)
 
+    @property
+    def g(self) -> Activation:
+        """The activation."""
+        return get_activation(self.activation)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        weight = {"weight": (self.n_in, self.n_out)}
+        weight: dict[str, tuple[int, ...]] = {"weight": (self.n_in, self.n_out)}
         return weight | {"bias": (self.n_out,)} if self.bias else weight
 
     def initial(self, name: str) -> str:
         if name == "bias":
             return "zeros"
-        return self.activation.init if self.init == "auto" else self.init
+        return self.g.init if self.init == "auto" else self.init
 
     def width(self, n_in: int | None) -> int:
         if n_in not in (None, self.n_in):
@@ -50,12 +55,12 @@ class Dense(Layer):
 
     def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
         """y (..., N, H) for x (..., N, D)."""
-        backend, grads = context.backend, context.grads
+        backend, grads, g = context.backend, context.grads, self.g
         W, b = context.params["weight"], context.params.get("bias")
-        z, y = backend.bias_activation(backend.matmul(x, W), b, self.activation)
+        z, y = backend.bias_activation(backend.matmul(x, W), b, g)
 
         def backward(dy: Array, need_dx: bool) -> Array | None:
-            dz = backend.bias_activation_gradient(dy, z, y, self.activation, grads.get("bias"))
+            dz = backend.bias_activation_gradient(dy, z, y, g, grads.get("bias"))
             backend.matmul(x, dz, transpose_a=True, out=grads["weight"])  # dW = x^T dz
             return backend.matmul(dz, W, transpose_b=True) if need_dx else None  # dx = dz W^T
 

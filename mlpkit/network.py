@@ -1,9 +1,7 @@
 """A network owns its parameters as one flat vector and runs its layers forward and back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,39 +10,14 @@ from mlpkit.activations import Activation, Identity, Sigmoid
 from mlpkit.backends import Array, Backend, get_backend
 from mlpkit.backends.names import unknown_name
 from mlpkit.base import Context, Layer
-from mlpkit.initializers import draw
-from mlpkit.layers import Dense, Dropout
+from mlpkit.layers import Dense
+from mlpkit.parameters import initial_parameters, parameter_slots
 from mlpkit.random import Purpose, check_seed, make_key
 from mlpkit.settings import check_members, positive_int, to_settings
 
 DTYPES = ("float32", "float64")
 BYTE_SCALE = 1 / 255  # uint8 inputs are images: 0..255 stands for 0..1
 ROWS_AT_ONCE = 8192  # rows, over all members, that a prediction computes at once
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one parameter lies: its name, its layer, its shape and its place in the vector."""
-
-    name: str
-    layer: int
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def parameter_slots(layers: Sequence[Layer]) -> list[Slot]:
-    """The slots of all parameters, in order, numbered by the layers that have any."""
-    slots: list[Slot] = []
-    number = start = 0
-    for index, layer in enumerate(layers):
-        shapes = layer.shapes()
-        for name, shape in shapes.items():
-            stop = start + prod(shape)
-            slots.append(Slot(f"{number}.{name}", index, shape, start, stop))
-            start = stop
-        number += bool(shapes)
-    return slots
 
 
 class Network:
@@ -91,7 +64,8 @@ class Network:
             raise ValueError("a network needs at least one layer with parameters")
         self.n_parameters = self._slots[-1].stop
         xp = self.backend.xp
-        self.params = self.backend.asarray(self._initial(), self.dtype)
+        initial = [initial_parameters(self.layers, self._slots, seed) for seed in self.seeds]
+        self.params = self.backend.asarray(np.stack(initial) if members else initial[0], self.dtype)
         self.grads = xp.zeros_like(self.params)
         self.step = xp.zeros((), dtype=xp.int64)
         self._contexts = [self._context(index) for index in range(len(self.layers))]
@@ -103,39 +77,15 @@ class Network:
 
     # ---- parameters ----------------------------------------------------------------------------
 
-    def _initial(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The initial parameters (P,) or (K, P)."""
-        rows = [
-            np.concatenate(
-                [
-                    draw(
-                        self.layers[slot.layer].initial(slot.name.partition(".")[2]),
-                        slot.shape,
-                        make_key(seed, Purpose.WEIGHTS, index),
-                    ).ravel()
-                    for index, slot in enumerate(self._slots)
-                ]
-            )
-            for seed in self.seeds
-        ]
-        return rows[0] if self.members is None else np.stack(rows)
-
-    def _view(self, flat: Array, slot: Slot) -> Array:
-        """The slot's part of a flat vector, shaped, with the members in front."""
-        part = flat[..., slot.start : slot.stop]
-        if self.members is None:
-            return self.backend.xp.reshape(part, slot.shape)
-        shape = slot.shape if len(slot.shape) > 1 else (1, *slot.shape)
-        return self.backend.xp.reshape(part, (self.members, *shape))
-
     def _context(self, index: int) -> Context:
+        xp = self.backend.xp
         own = [slot for slot in self._slots if slot.layer == index]
-        keys = [make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds]
+        keys = np.array([make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds], np.int64)
         return Context(
             self.backend,
-            {slot.name.partition(".")[2]: self._view(self.params, slot) for slot in own},
-            {slot.name.partition(".")[2]: self._view(self.grads, slot) for slot in own},
-            self.backend.asarray(np.array(keys[0] if self.members is None else keys, np.int64)),
+            {slot.key: slot.view(xp, self.params) for slot in own},
+            {slot.key: slot.view(xp, self.grads) for slot in own},
+            self.backend.asarray(keys if self.members else keys[0]),
             self.step,
         )
 
@@ -144,11 +94,11 @@ class Network:
 
         Numbered by the layers that have parameters; (K, D, H) and (K, 1, H) with members.
         """
-        return {slot.name: self._view(self.params, slot) for slot in self._slots}
+        return {slot.name: slot.view(self.backend.xp, self.params) for slot in self._slots}
 
     def named_gradients(self) -> dict[str, Array]:
         """Views of the gradients, like `named_parameters`."""
-        return {slot.name: self._view(self.grads, slot) for slot in self._slots}
+        return {slot.name: slot.view(self.backend.xp, self.grads) for slot in self._slots}
 
     def load_parameters(self, values: Mapping[str, Any]) -> None:
         """Set all parameters from host or device arrays by name; nothing is set if one misfits."""
@@ -258,7 +208,9 @@ class Network:
     def output(self) -> Activation:
         """The activation that the scores have passed."""
         last = self.layers[-1]
-        return last if isinstance(last, Activation) else getattr(last, "activation", Identity())
+        if isinstance(last, Dense):
+            return last.g
+        return last if isinstance(last, Activation) else Identity()
 
     def probabilities(self, scores: Array) -> Array:
         """Class probabilities (..., N, C) of scores; for C = 1 that of class 1.
@@ -300,37 +252,6 @@ class Network:
         return self.classes(self.predict_scores(x))
 
 
-def MLP(  # noqa: N802  (reads as the class that it builds)
-    sizes: Sequence[int],
-    activation: str | Activation = "relu",
-    output: str | Activation = "linear",
-    dropout: float | Sequence[float] = 0.0,
-    init: str = "auto",
-    members: int | None = None,
-    backend: Any = "numpy",
-    dtype: str = "float32",
-    seed: int | Sequence[int] = 0,
-) -> Network:
-    """A multilayer perceptron of the given sizes, [inputs, hidden, ..., outputs].
-
-    Parameters
-    ----------
-    activation, output : of the hidden layers and of the last one, by name or as an `Activation`
-    dropout : rate after each hidden layer, in [0, 1), or one per member
-    init : initializer of the weights; "auto" is what suits each layer's activation
-    members, backend, dtype, seed : see `Network`
-    """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes are [inputs, hidden, ..., outputs], got {list(sizes)}")
-    layers: list[Layer] = []
-    for n_in, n_out in pairwise(sizes[:-1]):
-        layers.append(Dense(n_in, n_out, activation, init=init))  # type: ignore[arg-type]
-        if np.any(np.asarray(dropout) != 0):
-            layers.append(Dropout(dropout))  # type: ignore[arg-type]
-    layers.append(Dense(sizes[-2], sizes[-1], output, init=init))  # type: ignore[arg-type]
-    return Network(layers, members, backend, dtype, seed)
-
-
 def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:
     """The layers, with each activation that follows a linear `Dense` made a part of it."""
     folded: list[Layer] = []
@@ -338,10 +259,9 @@ def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:
         if not isinstance(layer, Layer):
             raise TypeError(f"a network is made of layers, got {layer!r}")
         before = folded[-1] if folded else None
-        linear = isinstance(before, Dense) and isinstance(before.activation, Identity)
-        if linear and isinstance(layer, Activation):
-            # init="auto" now follows the activation, as if it had been given to Dense
-            folded[-1] = replace(before, activation=layer)  # type: ignore[type-var]
+        linear = isinstance(before, Dense) and isinstance(before.g, Identity)
+        if isinstance(before, Dense) and linear and isinstance(layer, Activation):
+            folded[-1] = replace(before, activation=layer)
         else:
             folded.append(layer)
     return folded
@@ -369,5 +289,5 @@ def _member_seeds(seed: Any, members: int | None) -> list[int]:
 
 def _describe(layer: Layer) -> str:
     if isinstance(layer, Dense):
-        return f"Dense {layer.n_in} -> {layer.n_out}, {layer.activation.name}"
+        return f"Dense {layer.n_in} -> {layer.n_out}, {layer.g.name}"
     return str(layer)

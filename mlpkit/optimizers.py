@@ -184,7 +184,7 @@ class OptimizerState:
     Attributes
     ----------
     vectors : name -> (P,) or (K, P), what the rule remembers
-    run_steps : () float64, the length of the run that schedules refer to
+    run_steps : () float64, the length of the run that schedules refer to; None before `Trainer.fit`
     """
 
     def __init__(self, rule: Optimizer, network: Network) -> None:
@@ -194,7 +194,14 @@ class OptimizerState:
         self.rule = rule
         self.network = network
         self.vectors = {name: xp.zeros_like(network.params) for name in rule.vectors()}
-        self.run_steps = xp.ones((), dtype=xp.float64)
+        self.run_steps: Array | None = None
+
+    def begin_run(self, steps: int) -> None:
+        """Tell the schedule how long the run is."""
+        xp = self.network.backend.xp
+        if self.run_steps is None:
+            self.run_steps = xp.zeros((), dtype=xp.float64)
+        self.run_steps[...] = float(steps)
 
     def learning_rate(self) -> Array:
         """The rate of the next update, () or (K, 1) float64."""

@@ -19,7 +19,7 @@ from mlpkit.callbacks import Callback, Checkpoint, EarlyStopping, JSONLinesLog
 from mlpkit.checkpoint import read, restore_state, save
 from mlpkit.data import digits, mnist
 from mlpkit.files import write_atomically
-from mlpkit.network import MLP
+from mlpkit.mlp import MLP
 from mlpkit.optimizers import OPTIMIZERS
 from mlpkit.schedules import cosine
 from mlpkit.trainer import Trainer

@@ -1,7 +1,7 @@
 """Hyper-parameters: a number, or one number per member; how they are checked and written down."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from mlpkit.backends.names import unknown_name
 
-PerMember = float | tuple[float, ...]
+PerMember = float | Sequence[float]
 
 
 def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> PerMember:
@@ -28,7 +28,7 @@ def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> 
 def _number(name: str, value: Any, low: float, below: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not low <= value < below:
+    if not low <= float(value) < below:
         raise ValueError(f"{name} must lie in [{low:g}, {below:g}), got {value!r}")
     return float(value)
 

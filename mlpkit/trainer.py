@@ -145,7 +145,7 @@ class Trainer:
                     "epochs counts from the first"
                 )
         self.callbacks = {f"{i}.{type(c).__name__}": c for i, c in enumerate(callbacks)}
-        self.optimizer.run_steps[...] = float(epochs * -(-x.shape[-2] // batch_size))
+        self.optimizer.begin_run(epochs * -(-x.shape[-2] // batch_size))
         for name, callback in self.callbacks.items():
             callback.restore((restored or {}).get(name, {}))
             callback.on_fit_begin(self)

@@ -1,0 +1,152 @@
+"""`check_gradients` on a user's own layers, and on derivatives that are wrong on purpose."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mlpkit import MLP, Activation, Dense, Layer, Network, Tanh, Trainer, check_gradients
+
+
+@dataclass(frozen=True)
+class Scale(Layer):
+    """y = x s, with a factor s of its own for each feature: a layer as a user would write it."""
+
+    n: int
+
+    def shapes(self):
+        return {"factor": (self.n,)}
+
+    def initial(self, name):
+        return "he_normal"
+
+    def forward(self, context, x, train):
+        xp, factor, dfactor = context.backend.xp, context.params["factor"], context.grads["factor"]
+
+        def backward(dy, need_dx):
+            dfactor[...] = xp.reshape(xp.sum(dy * x, axis=-2), dfactor.shape)
+            return dy * factor if need_dx else None
+
+        return x * factor, backward
+
+
+class Softplus(Activation):
+    """g(z) = log(1 + e^z); g' = 1 - e^-g."""
+
+    name = "softplus"
+
+    def value(self, xp, z):
+        return xp.log1p(xp.exp(z))
+
+    def gradient(self, xp, dy, z, y):
+        return dy * (1 - xp.exp(-y))
+
+
+class WrongTanh(Tanh):
+    def gradient(self, xp, dy, z, y):
+        return dy * (1 - y)
+
+
+class NaNTanh(Tanh):
+    def gradient(self, xp, dy, z, y):
+        return dy * xp.nan
+
+
+class WrongBias(Dense):
+    """The weights are right and the bias is not: it forgets to sum over the batch."""
+
+    def forward(self, context, x, train):
+        y, right = super().forward(context, x, train)
+
+        def backward(dy, need_dx):
+            dx = right(dy, need_dx)
+            dbias = context.grads["bias"]
+            dbias[...] = context.backend.xp.reshape(dy[..., 0, :], dbias.shape)
+            return dx
+
+        return y, backward
+
+
+class WrongInput(Scale):
+    def forward(self, context, x, train):
+        y, right = super().forward(context, x, train)
+
+        def backward(dy, need_dx):
+            right(dy, need_dx)
+            return dy
+
+        return y, backward
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_own_layer_and_own_activation_are_trained_and_checked(backend, draw, members):
+    layers = [Scale(4), Dense(4, 5, Softplus()), Scale(5), Softplus(), Dense(5, 2)]
+    net = Network(layers, members=members, backend=backend, dtype="float64")
+    names = ["0.factor", "1.weight", "1.bias", "2.factor", "3.weight", "3.bias"]
+    assert list(net.named_parameters()) == names
+    assert net.n_parameters == 4 + 25 + 5 + 12
+    x, y = draw(6, 4), draw(6, 2)
+    assert list(check_gradients(net, "mean_squared_error", x, y)) == [*names, "x"]
+    before = backend.to_numpy(net.params)
+    Trainer(net, "mean_squared_error").step(x, y)
+    assert np.all(np.any(backend.to_numpy(net.params) != before, axis=-1))
+
+
+WRONG = {
+    "weight": ([Dense(4, 3, WrongTanh())], r"the gradient of 0\.weight at \(\d, \d\) is"),
+    "deeper": ([Dense(4, 3), Dense(3, 3, WrongTanh())], r"the gradient of 0\.weight at"),
+    "bias": ([Dense(4, 3), WrongBias(3, 3)], r"the gradient of 1\.bias at"),
+    "input": ([WrongInput(4), Dense(4, 3)], r"the gradient of x at \(\d, \d\) is"),
+    "nan": ([Dense(4, 3, NaNTanh())], r"the gradient of 0\.weight at .* nan"),
+}
+
+
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize(("layers", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_derivative_is_caught_and_named(backend, draw, layers, message, members):
+    net = Network(layers, members=members, backend=backend, dtype="float64")
+    with pytest.raises(AssertionError, match=message):
+        check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3))
+
+
+def test_an_error_in_one_member_alone_is_caught(draw):
+    class OnlyLast(Tanh):
+        def gradient(self, xp, dy, z, y):
+            dz = super().gradient(xp, dy, z, y)
+            dz[-1] *= 1.001
+            return dz
+
+    net = Network([Dense(4, 3, OnlyLast())], members=3, dtype="float64")
+    with pytest.raises(AssertionError, match=r"0\.weight"):
+        check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3))
+
+
+def test_float32_is_refused(draw):
+    with pytest.raises(TypeError, match="needs a float64 network, got float32"):
+        check_gradients(MLP([4, 3]), "half_squared_error", draw(6, 4), draw(6, 3))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_network_and_data_are_left_as_they_were(backend, draw, train):
+    net = MLP([4, 5, 3], dropout=0.5, backend=backend, dtype="float64")
+    x, before = backend.asarray(draw(6, 4)), backend.to_numpy(net.params)
+    x_before = backend.to_numpy(x)
+    check_gradients(net, "softmax_cross_entropy", x, draw(6, below=3), train=train)
+    np.testing.assert_array_equal(backend.to_numpy(net.params), before)
+    np.testing.assert_array_equal(backend.to_numpy(x), x_before)
+    assert int(net.step) == 0
+
+
+def test_images_of_bytes_are_checked_at_their_scale(backend):
+    images = np.random.default_rng(1).integers(0, 256, (5, 4), np.uint8)
+    net = MLP([4, 3], backend=backend, dtype="float64")
+    errors = check_gradients(net, "softmax_cross_entropy", images, [0, 2, 1, 1, 0])
+    assert list(errors) == ["0.weight", "0.bias", "x"]
+
+
+def test_only_as_many_elements_as_asked_for_are_moved(monkeypatch, draw):
+    net = MLP([4, 3], dtype="float64")
+    forward, calls = net.forward, []
+    monkeypatch.setattr(net, "forward", lambda *args: calls.append(1) or forward(*args))
+    check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3), samples=2)
+    assert len(calls) == 1 + 2 * 2 * len(["0.weight", "0.bias", "x"])

@@ -1,0 +1,229 @@
+"""Every kernel that a backend overrides gives what the generic one gives, on random shapes."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlpkit.activations import KINDS
+from mlpkit.backends import Backend, get_backend
+from mlpkit.backends.cpu import NumPyBackend
+from mlpkit.backends.cuda import CuPyBackend
+
+OVERRIDING = [
+    pytest.param("numpy"),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]
+TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
+
+sizes = st.integers(1, 17)
+members = st.sampled_from([(), (1,), (3,)])
+dtypes = st.sampled_from(["float32", "float64"])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize("kind", [NumPyBackend, CuPyBackend])
+def test_an_override_has_the_signature_of_the_generic_kernel(kind):
+    overrides = [name for name in vars(kind) if not name.startswith("_")]
+    assert overrides
+    for name in overrides:
+        generic = inspect.signature(getattr(Backend, name))
+        own = inspect.signature(getattr(kind, name))
+        assert list(own.parameters.values()) == list(generic.parameters.values()), name
+
+
+class Case:
+    """Random arrays on a backend, and the comparison of a kernel with the generic one."""
+
+    def __init__(self, name: str, dtype: str, seed: int) -> None:
+        self.backend = get_backend(name)
+        self.dtype = getattr(self.backend.xp, dtype)
+        self.tolerance = TOLERANCE[dtype]
+        self.rng = np.random.default_rng(seed)
+
+    def normal(self, *shape: int):
+        return self.backend.asarray(self.rng.standard_normal(shape), self.dtype)
+
+    def positive(self, *shape: int):
+        return self.backend.asarray(self.rng.random(shape) + 0.01, self.dtype)
+
+    def scalar(self, members: tuple[int, ...], dtype=None):
+        """A hyper-parameter in (0, 1): () or (K, 1)."""
+        value = self.rng.random((*members, 1) if members else ())
+        return self.backend.asarray(value, dtype or self.dtype)
+
+    def compare(self, kernel: str, *args, writes: tuple[int, ...] = (), **options):
+        """Run both on copies of the arguments; results and written arguments must agree."""
+        found = []
+        for method in (getattr(Backend, kernel), getattr(type(self.backend), kernel)):
+            copies = [self.copy(a) for a in args]
+            kwargs = {name: self.copy(a) for name, a in options.items()}
+            result = method(self.backend, *copies, **kwargs)
+            results = result if isinstance(result, tuple) else (result,)
+            found.append([r for r in results if r is not None] + [copies[i] for i in writes])
+        assert len(found[0]) == len(found[1]) > 0
+        for generic, own in zip(*found, strict=True):
+            assert own.shape == generic.shape
+            assert own.dtype == generic.dtype or kernel == "random_bits"
+            generic, own = map(self.backend.to_numpy, (generic, own))
+            assert np.isfinite(generic).all()
+            scale = max(1.0, np.abs(generic).max(initial=0))
+            error = np.abs(generic.astype(np.float64) - own.astype(np.float64))
+            assert error.max(initial=0) <= self.tolerance * scale
+
+    def copy(self, array):
+        if not self.backend.owns(array):
+            return array
+        return self.backend.xp.asarray(array, copy=True)
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(k=members, shared=st.booleans(), n=sizes, d=sizes, h=sizes, dtype=dtypes, seed=seeds)
+def test_matmul_in_its_three_uses(name, k, shared, n, d, h, dtype, seed):
+    case = Case(name, dtype, seed)
+    x = case.normal(n, d) if shared else case.normal(*k, n, d)
+    W, dz = case.normal(*k, d, h), case.normal(*k, n, h)
+    case.compare("matmul", x, W)
+    case.compare("matmul", dz, W, transpose_b=True)
+    case.compare("matmul", x, dz, True, False, case.normal(*k, d, h), writes=(4,))
+    # As in a network, where the gradient is a part of a flat vector.
+    flat = case.normal(*k, 3 + d * h)
+    view = case.backend.xp.reshape(flat[..., 3:], (*k, d, h))
+    result = case.backend.matmul(x, dz, transpose_a=True, out=view)
+    expected = Backend.matmul(case.backend, x, dz, transpose_a=True)
+    np.testing.assert_allclose(
+        case.backend.to_numpy(flat[..., 3:]).ravel(),
+        case.backend.to_numpy(expected).ravel(),
+        atol=30 * case.tolerance,
+    )
+    assert result is view
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@pytest.mark.parametrize("activation", [kind() for kind in KINDS], ids=lambda a: a.name)
+@given(k=members, n=sizes, h=sizes, dtype=dtypes, bias=st.booleans(), seed=seeds)
+def test_bias_activation_and_its_gradient(name, activation, k, n, h, dtype, bias, seed):
+    case = Case(name, dtype, seed)
+    vector = (*k, 1, h) if k else (h,)
+    z, b = case.normal(*k, n, h), case.normal(*vector) if bias else None
+    case.compare("bias_activation", z, b, activation)
+    y = activation.value(case.backend.xp, z)
+    dbias = case.normal(*vector) if bias else None
+    args = (case.normal(*k, n, h), z, y, activation, dbias)
+    case.compare("bias_activation_gradient", *args, writes=(4,) if bias else ())
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(
+    k=members,
+    n=sizes,
+    c=st.integers(2, 12),
+    dtype=dtypes,
+    labels=st.booleans(),
+    smoothing=st.booleans(),
+    class_weights=st.booleans(),
+    weights=st.booleans(),
+    seed=seeds,
+)
+def test_softmax_cross_entropy(
+    name, k, n, c, dtype, labels, smoothing, class_weights, weights, seed
+):
+    case = Case(name, dtype, seed)
+    targets = (
+        case.backend.asarray(case.rng.integers(0, c, (*k, n)))
+        if labels
+        else case.backend.asarray(case.rng.dirichlet(np.ones(c), (*k, n)), case.dtype)
+    )
+    case.compare(
+        "softmax_cross_entropy",
+        case.normal(*k, n, c),
+        targets,
+        case.backend.constant(0.1, case.dtype) if smoothing else None,
+        case.positive(c) if class_weights else None,
+        case.positive(*k, n) if weights else None,
+    )
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(
+    k=members,
+    p=sizes,
+    dtype=dtypes,
+    momentum=st.booleans(),
+    nesterov=st.booleans(),
+    decay=st.booleans(),
+    seed=seeds,
+)
+def test_sgd(name, k, p, dtype, momentum, nesterov, decay, seed):
+    case = Case(name, dtype, seed)
+    case.compare(
+        "sgd",
+        case.normal(*k, p),
+        case.normal(*k, p),
+        case.normal(*k, p) if momentum else None,
+        case.scalar(k),
+        case.scalar(k) if momentum else None,
+        case.scalar(k) if decay else None,
+        nesterov,
+        writes=(0, 2) if momentum else (0,),
+    )
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(
+    k=members,
+    p=sizes,
+    dtype=dtypes,
+    step=st.integers(0, 10**6),
+    decay=st.booleans(),
+    decoupled=st.booleans(),
+    seed=seeds,
+)
+def test_adam(name, k, p, dtype, step, decay, decoupled, seed):
+    case = Case(name, dtype, seed)
+    double = case.backend.xp.float64
+    case.compare(
+        "adam",
+        case.normal(*k, p),
+        case.normal(*k, p),
+        case.normal(*k, p),
+        case.positive(*k, p),
+        case.scalar(k, double),
+        case.scalar(k, double),
+        case.scalar(k, double),
+        case.backend.asarray(1e-3, double),
+        case.backend.asarray(float(step), double),
+        case.scalar(k, double) if decay else None,
+        decoupled,
+        writes=(0, 2, 3),
+    )
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(k=members, n=sizes, d=sizes, dtype=dtypes, rows=st.booleans(), seed=seeds)
+def test_gather_rows(name, k, n, d, dtype, rows, seed):
+    case = Case(name, dtype, seed)
+    images = case.backend.asarray(case.rng.integers(0, 256, (*k, n, d)).astype(np.uint8))
+    order = case.backend.asarray(case.rng.integers(0, n, 5)) if rows else None
+    case.compare("gather_rows", images, order, case.dtype, 1 / 255)
+    case.compare("gather_rows", case.normal(*k, n, d), order, case.dtype)
+
+
+@pytest.mark.parametrize("name", OVERRIDING)
+@given(
+    k=members,
+    size=st.integers(1, 99),
+    step=st.integers(0, 2**32 - 1),
+    rate=st.floats(0, 0.99),
+    seed=seeds,
+)
+def test_random_bits_and_dropout_mask_are_equal_to_the_bit(name, k, size, step, rate, seed):
+    case = Case(name, "float64", seed)
+    case.tolerance = 0
+    key = case.backend.asarray(case.rng.integers(0, 2**32, (*k, 2)))
+    step = case.backend.asarray(step, case.backend.xp.int64)
+    case.compare("random_bits", key, step, size)
+    threshold = case.backend.asarray(int(rate * 2**32), case.backend.xp.int64)
+    case.compare("dropout_mask", (size, 3), key, step, threshold, case.scalar(()))
