@@ -35,7 +35,10 @@ class Callback:
         """After an epoch and its validation, with its row of the history."""
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """After the last epoch."""
+        """After the last epoch, unless an error ended the training."""
+
+    def close(self) -> None:
+        """However the training ended: let go of what is held."""
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What has to be saved for a resumed training to be exact."""
@@ -128,12 +131,17 @@ class JSONLinesLog(Callback):
         self.path = Path(path)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in trainer.history.rows)
-        write_atomically(self.path, lines.encode())
+        write_atomically(self.path, "".join(map(_line, trainer.history.rows)).encode())
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
+
+
+def _line(row: Row) -> str:
+    """A row as JSON; the loss of a member that has diverged is null, for JSON has no NaN."""
+    finite = json.loads(json.dumps(row), parse_constant=lambda constant: None)
+    return json.dumps(finite) + "\n"
 
 
 class Checkpoint(Callback):

@@ -14,7 +14,7 @@ VARIANCES = {
     "he": lambda fan_in, fan_out: 2.0 / fan_in,  # He and others 2015
     "lecun": lambda fan_in, fan_out: 1.0 / fan_in,  # LeCun and others 1998
 }
-INITIALIZERS = ("zeros", *(f"{v}_{d}" for v in VARIANCES for d in ("uniform", "normal")))
+INITIALIZERS = ("zeros", "ones", *(f"{v}_{d}" for v in VARIANCES for d in ("uniform", "normal")))
 
 
 def check_initializer(name: str) -> None:
@@ -24,10 +24,10 @@ def check_initializer(name: str) -> None:
 
 
 def draw(name: str, shape: tuple[int, ...], key: Key) -> NDArray[np.float64]:
-    """A parameter of the given shape, (D, H) or (H,): zeros, or of the scheme's variance."""
+    """A parameter of the given shape, (D, H) or (H,): constant, or of the scheme's variance."""
     check_initializer(name)
-    if name == "zeros":
-        return np.zeros(shape)
+    if name in ("zeros", "ones"):
+        return np.full(shape, float(name == "ones"))
     scheme, distribution = name.split("_")
     std = math.sqrt(VARIANCES[scheme](shape[0], shape[-1]))
     size = math.prod(shape)

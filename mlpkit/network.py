@@ -280,9 +280,9 @@ def _widths(layers: Sequence[Layer]) -> tuple[int, int]:
 
 def _member_seeds(seed: Any, members: int | None) -> list[int]:
     """One seed per member."""
-    if isinstance(seed, list | tuple):
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
         if len(seed) != members:
-            raise ValueError(f"got {len(seed)} seeds for members={members}")
+            raise ValueError(f"got {len(seed)} seeds, but members={members}")
         return [check_seed(s) for s in seed]
     return [check_seed(check_seed(seed) + k) for k in range(members or 1)]
 

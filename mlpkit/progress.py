@@ -62,7 +62,7 @@ class Progress(Callback):
         else:
             self._bar.console.print(line, highlight=False)
 
-    def on_fit_end(self, trainer: "Trainer") -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

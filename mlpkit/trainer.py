@@ -17,6 +17,9 @@ from mlpkit.optimizers import Adam, Optimizer, OptimizerState
 from mlpkit.random import Purpose, check_seed, make_key, shuffled
 from mlpkit.settings import check_members, positive_int
 
+# NumPy would warn of each overflow before the loss, which is checked, can say where it came from.
+QUIET = np.errstate(all="ignore")
+
 
 class History:
     """What each epoch gave: `rows` is a list of dicts, one value per member where there are any."""
@@ -135,6 +138,8 @@ class Trainer:
         positive_int("batch_size", batch_size)
         x, targets = self._check_data(x, targets)
         if validation is not None:
+            if len(validation) != 2:
+                raise ValueError(f"validation is (x, targets), got {len(validation)} things")
             validation = self._check_data(*validation, name="validation x")
         restored, self.restored = self.restored, None
         if restored is None:
@@ -146,21 +151,26 @@ class Trainer:
                 )
         self.callbacks = {f"{i}.{type(c).__name__}": c for i, c in enumerate(callbacks)}
         self.optimizer.begin_run(epochs * -(-x.shape[-2] // batch_size))
-        for name, callback in self.callbacks.items():
-            callback.restore((restored or {}).get(name, {}))
-            callback.on_fit_begin(self)
-        while self.epoch < epochs and not self.stop:
-            row = self._epoch(x, targets, batch_size)
-            if validation is not None:
-                row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
-            self.epoch += 1
-            self.history.rows.append(row)
+        try:
+            for name, callback in self.callbacks.items():
+                callback.restore((restored or {}).get(name, {}))
+                callback.on_fit_begin(self)
+            while self.epoch < epochs and not self.stop:
+                row = self._epoch(x, targets, batch_size)
+                if validation is not None:
+                    row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
+                self.epoch += 1
+                self.history.rows.append(row)
+                for callback in self.callbacks.values():
+                    callback.on_epoch_end(self, row)
             for callback in self.callbacks.values():
-                callback.on_epoch_end(self, row)
-        for callback in self.callbacks.values():
-            callback.on_fit_end(self)
+                callback.on_fit_end(self)
+        finally:
+            for callback in self.callbacks.values():
+                callback.close()
         return self.history
 
+    @QUIET
     def _epoch(self, x: Array, targets: Array, batch_size: int) -> Row:
         """All batches of one epoch in a new order; the losses are read when it is over."""
         network = self.network
@@ -213,6 +223,7 @@ class Trainer:
         """The loss and the metrics on a data set: a number each, or a list of one per member."""
         return self._figures(*self._check_data(x, targets))
 
+    @QUIET
     def _figures(self, x: Array, targets: Array) -> dict[str, Any]:
         network = self.network
         scores = network.predict_scores(x)
@@ -230,18 +241,10 @@ class Trainer:
         targets = place_targets(network.backend, targets, network.dtype)
         if x.dtype != xp.uint8 and not bool(xp.all(xp.isfinite(x))):
             raise ValueError(f"{name} holds NaN or infinite values")
-        if not targets.shape:
-            raise ValueError(f"targets are a single number, expected one per row of {name}")
-        axis = self.loss.sample_axis(xp, targets, network.n_out)
-        if targets.shape[axis] != x.shape[-2]:
-            raise ValueError(
-                f"{name} has {x.shape[-2]} samples, the targets {tuple(targets.shape)} have "
-                f"{targets.shape[axis]}"
-            )
         stack = () if network.members is None else (network.members,)
-        no_scores = xp.zeros((*stack, 1, network.n_out), dtype=network.dtype)
-        one = targets[..., :1] if axis == -1 else targets[..., :1, :]
-        self.loss.fit_targets(xp, no_scores, one)  # the shape is right for every batch
+        shape = (*stack, x.shape[-2], network.n_out)  # that the scores will have
+        scores = xp.broadcast_to(xp.zeros((), dtype=network.dtype), shape)
+        self.loss.fit_targets(xp, scores, targets)
         self.loss.check_values(xp, targets, network.n_out)
         return x, targets
 

@@ -52,9 +52,7 @@ COMBINATIONS = [
     COMBINATIONS,
     ids=lambda value: value if isinstance(value, str) else "weighted",
 )
-def test_gradients_of_every_activation_and_loss(
-    backend, draw, members, hidden, loss, kind, output
-):
+def test_gradients_of_every_activation_and_loss(backend, draw, members, hidden, loss, kind, output):
     net = MLP([D, H, C], hidden, output, members=members, backend=backend, dtype="float64", seed=3)
     errors = check_gradients(net, loss, draw(N, D), of_kind(kind, draw), samples=4)
     assert list(errors) == ["0.weight", "0.bias", "1.weight", "1.bias", "x"]

@@ -4,11 +4,15 @@ import dataclasses
 import json
 import os
 import re
+import time
+import tracemalloc
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
 
@@ -95,7 +99,7 @@ CHANGES = {
 }
 
 
-class InterruptedError_(Exception):
+class InterruptionError(Exception):
     pass
 
 
@@ -105,7 +109,7 @@ class InterruptAfter(mlpkit.Callback):
 
     def on_epoch_end(self, trainer, row):
         if trainer.epoch == self.epoch:
-            raise InterruptedError_
+            raise InterruptionError
 
 
 def trainer_of(backend="numpy", lr=0.05, dropout=0.3, loss="softmax_cross_entropy", seed=0):
@@ -132,7 +136,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, name, epoch):
     last = InterruptAfter(epoch)
     if epoch == 0:
         last.on_fit_begin = lambda trainer: last.on_epoch_end(trainer, {})
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(InterruptionError):
         fit(trainer_of(backend), state, 4, last)
 
     resumed = trainer_of(backend)
@@ -210,3 +214,225 @@ def test_nothing_is_pickled():
     pickles = r"\b(import|from)\s+(c?[pP]ickle|dill|joblib|marshal|shelve)\b|allow_pickle"
     assert len(sources) > 20
     assert [path for path in sources if re.search(pickles, path.read_text(encoding="utf-8"))] == []
+
+
+# ---- damaged and hostile files -------------------------------------------------------------------
+
+
+def restore(path):
+    trainer = trainer_of()
+    before = host(trainer.network)
+    try:
+        mlpkit.restore_state(trainer, path)
+    except BaseException:
+        assert_array_equal(host(trainer.network), before)
+        assert (trainer.epoch, trainer.stop, trainer.history.rows) == (0, False, [])
+        raise
+
+
+READERS = {"model": mlpkit.load, "state": restore}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder with a small model and a small state."""
+    folder = tmp_path_factory.mktemp("good")
+    trainer = trainer_of()
+    fit(trainer, folder / "state")
+    mlpkit.save(trainer.network, folder / "model")
+    for kind, read in READERS.items():
+        read(folder / kind)
+    return folder
+
+
+def rewritten(path, data, change):
+    """Write the file with its settings changed, or another text, and a checksum that agrees."""
+    path.write_bytes(data)
+    content, tensors = mlpkit.checkpoint.read(path)
+    changed = change(content)
+    text = changed if isinstance(changed, str) else json.dumps(changed)
+    digest = mlpkit.checkpoint._digest(text, tensors)
+    save_file(tensors, path, metadata={"mlpkit": text, "sha256": digest})
+
+
+def put(*keys, value):
+    """The change that sets content[keys[0]][keys[1]]... to the value."""
+
+    def change(content):
+        if not keys:
+            return value
+        inner = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return content
+
+    return change
+
+
+FOREIGN = {
+    "empty": lambda data: b"",
+    "text": lambda data: b"once upon a time\n" * 9,
+    "truncated": lambda data: data[:-1],
+    "longer": lambda data: data + b"\0",
+    "header of 2**63 bytes": lambda data: (2**63).to_bytes(8, "little") + data[8:],
+    "no metadata": lambda data: b"\x08" + bytes(7) + b"{}      ",
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("damage", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_file_of_ours_is_refused_by_name(tmp_path, good, kind, damage):
+    path = tmp_path / "broken"
+    path.write_bytes(damage((good / kind).read_bytes()))
+    with pytest.raises(ValueError, match=r"broken is (damaged|a safetensors file, but)"):
+        READERS[kind](path)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_of_another_library_is_refused(tmp_path, kind):
+    save_file({"0.weight": np.ones((3, 2))}, tmp_path / "foreign", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"foreign is a safetensors file, but not one of mlpkit's"):
+        READERS[kind](tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_missing_file_and_a_folder_are_os_errors(tmp_path, kind):
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            READERS[kind](path)
+
+
+def test_a_changed_bit_is_noticed_wherever_it_is(tmp_path, good):
+    path, data = tmp_path / "flipped", (good / "model").read_bytes()
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="flipped is "):
+            mlpkit.load(path)
+
+
+LAYER = ("network", "layers", 0)
+HOSTILE = {
+    "not an object": ("model", put(value=[])),
+    "a number": ("model", put(value=7)),
+    "another format": ("model", put("format", value=2)),
+    "no JSON": ("model", lambda content: "{"),
+    "nested deeply": ("model", lambda content: "[" * 100_000),
+    "enormous n_in": ("model", put(*LAYER, "n_in", value=10**15)),
+    "n_in of 5,000 digits": ("model", put(*LAYER, "n_in", value=int("9" * 4000))),
+    "negative n_out": ("model", put(*LAYER, "n_out", value=-8)),
+    "n_in a string": ("model", put(*LAYER, "n_in", value="4")),
+    "unknown layer": ("model", put(*LAYER, "type", value="os.system")),
+    "layer without fields": ("model", put(*LAYER, value={"type": "Dense"})),
+    "layers a string": ("model", put("network", "layers", value="Dense")),
+    "no layers": ("model", put("network", "layers", value=[])),
+    "members negative": ("model", put("network", "members", value=-2)),
+    "members enormous": ("model", put("network", "members", value=10**12)),
+    "members a list": ("model", put("network", "members", value=[2])),
+    "network a number": ("model", put("network", value=3)),
+    "network missing": ("model", lambda content: {"format": 1}),
+    "dtype a list": ("model", put("network", "dtype", value=["float32"])),
+    "seeds too few": ("model", put("network", "seed", value=[1])),
+    "activation a list": ("model", put(*LAYER, "activation", value=[])),
+    "progress a list": ("state", put("progress", value=[])),
+    "progress null": ("state", put("progress", value=None)),
+    "step a string": ("state", put("progress", "step", value="many")),
+    "step beyond 64 bits": ("state", put("progress", "step", value=2**70)),
+    "epoch a string": ("state", put("progress", "epoch", value="3")),
+    "history a number": ("state", put("progress", "history", value=5)),
+}
+
+
+@pytest.mark.parametrize(("kind", "change"), HOSTILE.values(), ids=HOSTILE)
+def test_settings_that_make_no_sense_are_refused(tmp_path, good, kind, change):
+    path = tmp_path / "hostile"
+    rewritten(path, (good / kind).read_bytes(), change)
+    with pytest.raises(ValueError, match="hostile"):
+        READERS[kind](path)
+
+
+@st.composite
+def damage(draw):
+    """A function that damages the bytes of a file."""
+    spot = st.floats(0, 1, exclude_max=True)  # a share of the length
+    kind = draw(st.sampled_from(["flips", "cut", "splice", "text", "length", "settings"]))
+    if kind == "flips":
+        flips = draw(st.lists(st.tuples(spot, st.integers(1, 255)), min_size=1, max_size=8))
+
+        def flip(path, data):
+            changed = bytearray(data)
+            for place, mask in flips:
+                changed[int(place * len(data))] ^= mask
+            path.write_bytes(changed)
+
+        return flip
+    if kind == "settings":
+        walk = draw(st.lists(st.integers(0, 30), min_size=1, max_size=6))
+        value = draw(st.recursive(SCALARS, lambda inner: st.lists(inner) | objects(inner)))
+        return lambda path, data: rewritten(path, data, replacing(walk, value))
+    a, b, c = draw(spot), draw(spot), draw(spot)
+    old, new = draw(st.permutations(WORDS))[:2]
+    length = draw(st.integers(0, 2**64 - 1) | st.integers(0, 4000))
+
+    def other(path, data):
+        i, j, k = (int(share * len(data)) for share in (a, b, c))
+        path.write_bytes({
+            "cut": data[:i],
+            "splice": data[:i] + data[j:k] + data[i:],
+            "text": data.replace(old, new, 1 + 2 * (i % 2)),
+            "length": length.to_bytes(8, "little") + data[8:],
+        }[kind])  # fmt: skip
+
+    return other
+
+
+WORDS = [
+    b"F32", b"F64", b"I64", b"U16", b"C64", b"BF16", b"F8_E4M3", b"BOOL", b"[2,8,3]", b"[2,3,8]",
+    b"[0]", b"[0,0]", b"[2,4,8]", b"[2,-4,8]", b"[4294967296,4294967296]", b"0.bias", b"1.bias",
+    b"mlpkit", b"sha256", b"__metadata__", b"data_offsets", b"shape", b"dtype", b"optimizer.mean",
+]  # fmt: skip
+NAMES = st.sampled_from(["type", "Dense", "Dropout", "rate", "n_in", "n_out", "ReLU", "members"])
+NUMBERS = st.integers(-(2**70), 2**70) | st.sampled_from([0, -1, 1, 10**9, 10**18, 10**300])
+SCALARS = st.none() | st.booleans() | NUMBERS | st.floats() | NAMES | st.text()
+
+
+def objects(inner):
+    return st.dictionaries(NAMES | st.text(max_size=3), inner)
+
+
+def replacing(walk, value):
+    """The change that goes down from the root, a child for each number, and replaces the last."""
+
+    def change(content):
+        inner = content
+        for i, number in enumerate(walk):
+            keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+            key = keys[number % len(keys)]
+            below = inner[key]
+            if i == len(walk) - 1 or not isinstance(below, dict | list) or not below:
+                inner[key] = value
+                return content
+            inner = below
+        return content
+
+    return change
+
+
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@given(kind=st.sampled_from([*READERS]), damage=damage())
+def test_no_damage_does_more_than_an_error(tmp_path_factory, good, kind, damage):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    damage(path, (good / kind).read_bytes())
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        READERS[kind](path)
+    except (ValueError, OSError):
+        pass  # refused; a change without effect may also succeed
+    finally:
+        seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert seconds < 1
+    assert peak < 2**20 + 20 * path.stat().st_size
