@@ -9,9 +9,8 @@ if __name__ != "mlpkit.backends":
     raise ImportError("this folder is mlpkit.backends; run pip install -e . and import that")
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpkit.backends.base import Array as Array
 from mlpkit.backends.base import Backend as Backend
@@ -19,6 +18,9 @@ from mlpkit.backends.cpu import NumPyBackend
 from mlpkit.backends.cuda import BackendUnavailableError as BackendUnavailableError
 from mlpkit.backends.cuda import CuPyBackend
 from mlpkit.backends.names import unknown_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 BUILTIN = {"numpy": NumPyBackend, "cupy": CuPyBackend}
 
@@ -64,7 +66,9 @@ def available_backends() -> dict[str, str]:
     return reasons
 
 
-def _plugins() -> dict[str, EntryPoint]:
+def _plugins() -> "dict[str, EntryPoint]":
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
     return {point.name: point for point in entry_points(group="mlpkit.backends")}
 
 

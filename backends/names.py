@@ -1,11 +1,12 @@
 """Looking things up by the name a user typed."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that is not known: it suggests the nearest and lists the rest."""
+    from difflib import get_close_matches
+
     known = sorted(known)
     nearest = get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -4,7 +4,6 @@
 All arrays are (..., N, H).
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from mlpkit.backends.base import Array, Namespace
@@ -12,7 +11,6 @@ from mlpkit.backends.names import unknown_name
 from mlpkit.base import Backward, Context, Layer
 
 
-@dataclass(frozen=True)
 class Activation(Layer):
     """An elementwise function; as a layer of its own, or inside the `Dense` before it."""
 
@@ -38,7 +36,6 @@ class Activation(Layer):
         return y, backward
 
 
-@dataclass(frozen=True)
 class Identity(Activation):
     """g(z) = z."""
 
@@ -51,7 +48,6 @@ class Identity(Activation):
         return dy
 
 
-@dataclass(frozen=True)
 class ReLU(Activation):
     """g(z) = max(z, 0); the derivative at 0 is taken as 0, as in PyTorch.  NaN stays NaN."""
 
@@ -65,7 +61,6 @@ class ReLU(Activation):
         return dy * xp.astype(y > 0, dy.dtype)
 
 
-@dataclass(frozen=True)
 class Sigmoid(Activation):
     """g(z) = 1 / (1 + e^-z), from tanh, which cannot overflow; g' = g (1 - g)."""
 
@@ -78,7 +73,6 @@ class Sigmoid(Activation):
         return dy * y * (1 - y)
 
 
-@dataclass(frozen=True)
 class Tanh(Activation):
     """g(z) = tanh z; g' = 1 - g^2."""
 

@@ -6,7 +6,6 @@ text and of every tensor, so that no damage goes unnoticed.  The state of a trai
 file with more in it, and `load` reads the network from either.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -217,6 +216,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], Tensors]:
 
 
 def _digest(text: str, tensors: Tensors) -> str:
+    import hashlib
+
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())

@@ -1,7 +1,6 @@
 """Writing a file whole or not at all."""
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -10,6 +9,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
     Written to a temporary file in the same folder, flushed to the disk, and renamed.
     """
+    import tempfile  # slow to import, as hashlib is: not before a file is written
+
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

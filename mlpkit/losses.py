@@ -65,7 +65,6 @@ class Loss:
             raise ValueError("targets hold NaN or infinite values")
 
 
-@dataclass(frozen=True)
 class MeanSquaredError(Loss):
     """mean over samples and outputs of (s - t)^2."""
 
@@ -76,7 +75,6 @@ class MeanSquaredError(Loss):
         return xp.mean(error * error, axis=-1), error * (2 / scores.shape[-1])
 
 
-@dataclass(frozen=True)
 class HalfSquaredError(Loss):
     """1/2 the sum over outputs of (s - t)^2, mean over the samples: 1/(2n) sum of squares."""
 
@@ -87,7 +85,6 @@ class HalfSquaredError(Loss):
         return xp.sum(error * error, axis=-1) / 2, error
 
 
-@dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     """-(t log p + (1 - t) log(1 - p)) with p = sigmoid(s), mean over samples and outputs.
 

@@ -7,6 +7,7 @@ result.json         the settings and the figures on the test set
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from mlpkit.schedules import cosine
 from mlpkit.trainer import Trainer
 
 STATE, LOG, MODEL, RESULT = "state.safetensors", "log.jsonl", "model.safetensors", "result.json"
-DATASETS = ("mnist", "digits")
+HELD_OUT = {"mnist": 5000, "digits": 2000}  # training images kept for validation by default
 DRAWN_TRAIN, DRAWN_TEST = 12_000, 2_000
 WARMUP = 0.05  # share of the run in which the learning rate rises
 
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Data = tuple[Split, Split]
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,17 @@ class RunSettings:
     weight_decay: float | None = None
     epochs: int = 15
     batch_size: int = 128
-    validation: int = 5000
+    validation: int = HELD_OUT["mnist"]
     patience: int | None = None
     seed: int = 0
     backend: str = "auto"
     dtype: str = "float32"
 
 
-def load_dataset(name: str, folder: str | None) -> tuple[Split, Split]:
+def load_dataset(name: str, folder: str | None) -> Data:
     """Training and test set: uint8 images (N, 784) with uint8 labels (N,)."""
-    if name not in DATASETS:
-        raise unknown_name("dataset", name, DATASETS)
+    if name not in HELD_OUT:
+        raise unknown_name("dataset", name, HELD_OUT)
     if name == "mnist":
         return mnist(folder)
     return digits(DRAWN_TRAIN, seed=0), digits(DRAWN_TEST, seed=1)
@@ -82,20 +84,28 @@ def build(settings: RunSettings) -> Trainer:
 
 
 def train(
-    settings: RunSettings, folder: Path, callbacks: tuple[Callback, ...] = (), resume: bool = False
+    trainer: Trainer,
+    data: Data,
+    settings: RunSettings,
+    folder: Path,
+    callbacks: Iterable[Callback] = (),
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Make the run, or what is left of it, in `folder`; the figures on the test set.
 
     The last `settings.validation` training images are held out and judged after each epoch; the
     test set is looked at once, at the end.
     """
-    (x, y), (x_test, y_test) = load_dataset(settings.dataset, settings.data)
+    (x, y), (x_test, y_test) = data
     n = len(x) - settings.validation
     if settings.validation < 0 or n < 1:
         raise ValueError(f"validation must lie in [0, {len(x) - 1}], got {settings.validation}")
-    trainer = build(settings)
     if resume:
         restore_state(trainer, folder / STATE)
+    elif (folder / STATE).exists():
+        raise FileExistsError(f"{folder} holds a run already: resume it, or name another folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
     stopping = [] if settings.patience is None else [EarlyStopping(patience=settings.patience)]
     notes = asdict(settings)
     trainer.fit(

@@ -31,7 +31,6 @@ class Schedule:
         raise TypeError(f"{type(self).__name__} has no factor method")
 
 
-@dataclass(frozen=True)
 class constant(Schedule):  # noqa: N801  (schedules read like functions)
     """The same rate at every step."""
 

@@ -34,6 +34,9 @@ class Recorder(mlpkit.Callback):
     def on_fit_end(self, trainer):
         self.moments.append(self.name + "fit end")
 
+    def close(self):
+        self.moments.append(self.name + "close")
+
 
 class Scripted(mlpkit.Callback):
     """Puts figures of the test's choice into the rows, for the callbacks after it."""
@@ -76,8 +79,20 @@ def test_the_moments_come_in_order():
         *("a restore", "a fit begin", "b restore", "b fit begin"),
         *(*epoch, "a epoch 1", "b epoch 1"),
         *(*epoch, "a epoch 2", "b epoch 2"),
-        *("a fit end", "b fit end"),
+        *("a fit end", "b fit end", "a close", "b close"),
     ]
+
+
+class Failing(mlpkit.Callback):
+    def on_step_end(self, trainer):
+        raise RuntimeError("the cable was pulled")
+
+
+def test_callbacks_are_closed_where_the_training_fails():
+    moments = []
+    with pytest.raises(RuntimeError, match="cable"):
+        fit([Recorder(moments), Failing()])
+    assert moments == ["restore", "fit begin", "step", "close"]
 
 
 def test_setting_stop_ends_the_training_after_the_epoch():
@@ -87,7 +102,7 @@ def test_setting_stop_ends_the_training_after_the_epoch():
 
     moments = []
     trainer = fit([StopInTheMiddle(), Recorder(moments)], epochs=5)
-    assert moments == ["restore", "fit begin", "step", "step", "epoch 1", "fit end"]
+    assert moments == ["restore", "fit begin", "step", "step", "epoch 1", "fit end", "close"]
     fit([], epochs=2, trainer=trainer)  # a later fit is not stopped by it
     assert trainer.epoch == 2
 
@@ -134,13 +149,12 @@ def test_early_stopping_takes_a_high_accuracy_for_a_good_one():
     assert_array_equal(host(stopped), twin.params[1])
 
 
-def test_early_stopping_on_a_second_fit_starts_afresh():
-    stopping = mlpkit.EarlyStopping("loss", patience=50)
-    trainer = fit([stopping], epochs=1)
-    best = stopping.state()["best"].copy()
-    fit([Scripted([9] * 9), mlpkit.EarlyStopping(patience=1)], epochs=9, trainer=trainer)
-    fit([stopping], epochs=trainer.epoch + 1, trainer=trainer)
-    assert not np.array_equal(stopping.state()["best"], best)
+def test_early_stopping_used_again_starts_afresh():
+    stopping = mlpkit.EarlyStopping(patience=2)
+    fit([Scripted([1, 2, 3]), stopping])
+    second = fit([Scripted([5, 4, 3]), stopping])
+    assert second.epoch == 3
+    assert stopping.state()["best"] == 3
 
 
 @pytest.mark.parametrize(
@@ -230,3 +244,12 @@ def test_progress_on_a_terminal_reads_the_loss_as_seldom_as_said(monkeypatch, re
     assert "\x1b[" in text
     for row in trainer.history.rows:
         assert f"loss {row['loss']:.4g}" in text
+
+
+def test_progress_gives_the_terminal_back_where_the_training_fails(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with pytest.raises(RuntimeError, match="cable"):
+        fit([mlpkit.Progress(stream), Failing()])
+    hidden, shown = (stream.getvalue().rfind(f"\x1b[?25{end}") for end in "lh")
+    assert 0 <= hidden < shown

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
@@ -357,7 +357,8 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, good, kind, change):
 def damage(draw):
     """A function that damages the bytes of a file."""
     spot = st.floats(0, 1, exclude_max=True)  # a share of the length
-    kind = draw(st.sampled_from(["flips", "cut", "splice", "text", "length", "settings"]))
+    kinds = ["flips", "cut", "splice", "text", "length", "nested", "settings", "settings"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "flips":
         flips = draw(st.lists(st.tuples(spot, st.integers(1, 255)), min_size=1, max_size=8))
 
@@ -369,9 +370,21 @@ def damage(draw):
 
         return flip
     if kind == "settings":
-        walk = draw(st.lists(st.integers(0, 30), min_size=1, max_size=6))
-        value = draw(st.recursive(SCALARS, lambda inner: st.lists(inner) | objects(inner)))
-        return lambda path, data: rewritten(path, data, replacing(walk, value))
+        share = draw(spot)
+        value = draw(
+            NUMBERS | st.recursive(SCALARS, lambda inner: st.lists(inner) | objects(inner))
+        )
+
+        def replace(content):
+            places = list(places_in(content))
+            return put(*places[int(share * len(places))], value=value)(content)
+
+        return lambda path, data: rewritten(path, data, replace)
+    if kind == "nested":
+        # Python recurses about 1000 deep.
+        depth = draw(st.integers(1, 1000) | st.sampled_from([2000, 100_000]))
+        text = '{"format": 1, "network": {"layers": [%s]}}' % ("[" * depth + "]" * depth)
+        return lambda path, data: rewritten(path, data, lambda content: text)
     a, b, c = draw(spot), draw(spot), draw(spot)
     old, new = draw(st.permutations(WORDS))[:2]
     length = draw(st.integers(0, 2**64 - 1) | st.integers(0, 4000))
@@ -402,25 +415,16 @@ def objects(inner):
     return st.dictionaries(NAMES | st.text(max_size=3), inner)
 
 
-def replacing(walk, value):
-    """The change that goes down from the root, a child for each number, and replaces the last."""
-
-    def change(content):
-        inner = content
-        for i, number in enumerate(walk):
-            keys = list(inner) if isinstance(inner, dict) else range(len(inner))
-            key = keys[number % len(keys)]
-            below = inner[key]
-            if i == len(walk) - 1 or not isinstance(below, dict | list) or not below:
-                inner[key] = value
-                return content
-            inner = below
-        return content
-
-    return change
+def places_in(content, *keys):
+    """The keys of everything in the settings, but for the rows of the history."""
+    yield keys
+    if isinstance(content, dict | list) and keys[-1:] != ("history",):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            yield from places_in(content[key], *keys, key)
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+# Without shrinking, which would take minutes and make a small file no smaller.
+@settings(max_examples=1000, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from([*READERS]), damage=damage())
 def test_no_damage_does_more_than_an_error(tmp_path_factory, good, kind, damage):
     path = tmp_path_factory.getbasetemp() / "damaged"

@@ -25,6 +25,16 @@ optim = torch.optim
 
 pytestmark = pytest.mark.torch
 
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other cost these tiny networks far more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 STEPS, N, SIZES = 25, 8, [7, 6, 5, 4]
 CLASS_WEIGHTS = (0.5, 2.0, 1.0, 3.0)
 

@@ -13,6 +13,8 @@ A digit is drawn in three steps.
 Image i is a function of (seed, i) alone, so a longer set begins with the shorter one.
 """
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,7 +88,8 @@ def digits(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 def _segments(labels: NDArray[np.intp], u: NDArray[np.float64]) -> Floats:
     """The posed segments (N, SEGMENTS, 2 ends, 2) in pixels, from `u` (N, 22 or more) in (0, 1)."""
-    p = STROKES[FIRST[labels] + (WAYS[labels] * u[:, 0]).astype(np.intp)]  # (N, 2 SEGMENTS, 2)
+    ends, ways, first = _skeletons()
+    p = ends[first[labels] + (ways[labels] * u[:, 0]).astype(np.intp)]  # (N, 2 SEGMENTS, 2)
     v = 2 * u[:, 1:] - 1
     waves = np.concatenate([np.sin(2 * p), np.cos(2 * p), np.sin(3 * p), np.cos(3 * p)], axis=-1)
     p = p + BEND * waves @ v[:, :16].reshape(-1, 8, 2)
@@ -119,6 +122,13 @@ def _render(segments: Floats, radius: Floats) -> Floats:
     return np.clip(ink, 0, 1, out=ink).reshape(-1, 784)
 
 
+@cache
+def _skeletons() -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
+    """The cut skeletons (ways, 2 SEGMENTS, 2); of each digit, its number of ways and the first."""
+    ways = np.bincount([digit for digit, _ in SKELETONS])
+    return np.stack([_cut(strokes) for _, strokes in SKELETONS]), ways, np.cumsum(ways) - ways
+
+
 def _cut(strokes: str) -> NDArray[np.float64]:
     """The ends (2 SEGMENTS, 2) of the segments of a skeleton, all of about one length."""
     curves = [_curve(stroke) for stroke in strokes.split("/")]
@@ -141,8 +151,3 @@ def _curve(stroke: str) -> NDArray[np.float64]:
     t = np.linspace(0, 1, 17)[:, None]
     curve = b + t * ((c - a) + t * ((2 * a - 5 * b + 4 * c - d) + t * (3 * (b - c) + d - a))) / 2
     return curve.reshape(-1, 2)
-
-
-STROKES = np.stack([_cut(strokes) for _, strokes in SKELETONS])  # (ways, 2 SEGMENTS, 2)
-WAYS = np.bincount([digit for digit, _ in SKELETONS])  # (10,)
-FIRST = np.cumsum(WAYS) - WAYS

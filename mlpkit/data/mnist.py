@@ -3,9 +3,7 @@
 Y. LeCun, C. Cortes, C. Burges, licence CC BY-SA 3.0. The files are not part of this package.
 """
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +104,8 @@ def _cached() -> list[Path]:
 
 def _download(name: str, folder: Path) -> Path:
     """Fetch one file into the cache; it appears there whole and checked, or not at all."""
+    import tempfile
+
     from pooch import HTTPDownloader
 
     fetch = HTTPDownloader(timeout=TIMEOUT)
@@ -128,6 +128,8 @@ def _download(name: str, folder: Path) -> Path:
 
 
 def _intact(file: Path, name: str) -> bool:
+    import hashlib
+
     try:
         with unpacked(file) as (stream, _):
             return hashlib.file_digest(stream, "sha256").hexdigest() == CHECKSUMS[name]
