@@ -74,14 +74,18 @@ class Backend:
         if self.owns(values):
             return values if dtype is None else self.xp.astype(values, dtype, copy=False)
         if hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray | np.generic):
-            kind = f"{type(values).__module__.split('.')[0]}.{type(values).__name__}"
+            library = type(values).__module__.partition(".")[0]
             raise TypeError(
-                f"got a {kind} where the backend is {self.name!r}; "
+                f"got an array of {library} where the backend is {self.name!r}; "
                 "convert it first, or build the network on its library"
             )
-        host = np.asarray(values)
+        try:
+            host = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(f"expected an array of numbers: {error}") from error
         if host.dtype.kind not in "biuf":
-            raise TypeError(f"expected numbers, got an array of dtype {host.dtype}")
+            given = type(values).__name__
+            raise TypeError(f"expected numbers, got {given} with elements of dtype {host.dtype}")
         # A copy: some libraries would share the memory of the caller's (perhaps read-only) array.
         return self.xp.asarray(np.array(host), dtype=dtype)
 

@@ -7,15 +7,21 @@ All arrays are (..., N, H).
 from typing import ClassVar
 
 from mlpkit.backends.base import Array, Namespace
-from mlpkit.backends.names import unknown_name
+from mlpkit.backends.names import look_up
 from mlpkit.base import Backward, Context, Layer
 
 
 class Activation(Layer):
-    """An elementwise function; as a layer of its own, or inside the `Dense` before it."""
+    """An elementwise function; as a layer of its own, or inside the `Dense` before it.
 
-    name: ClassVar[str]
+    It is called by its `name`, which is that of its class in small letters.
+    """
+
+    name: ClassVar[str] = "activation"
     init: ClassVar[str] = "glorot_uniform"  # what init="auto" gives the weights before it
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__.lower()
 
     def value(self, xp: Namespace, z: Array) -> Array:
         """g(z)."""
@@ -39,8 +45,6 @@ class Activation(Layer):
 class Identity(Activation):
     """g(z) = z."""
 
-    name: ClassVar[str] = "identity"
-
     def value(self, xp: Namespace, z: Array) -> Array:
         return z
 
@@ -51,7 +55,6 @@ class Identity(Activation):
 class ReLU(Activation):
     """g(z) = max(z, 0); the derivative at 0 is taken as 0, as in PyTorch.  NaN stays NaN."""
 
-    name: ClassVar[str] = "relu"
     init: ClassVar[str] = "he_normal"
 
     def value(self, xp: Namespace, z: Array) -> Array:
@@ -62,12 +65,14 @@ class ReLU(Activation):
 
 
 class Sigmoid(Activation):
-    """g(z) = 1 / (1 + e^-z), from tanh, which cannot overflow; g' = g (1 - g)."""
+    """g(z) = 1 / (1 + e^-z); g' = g (1 - g).
 
-    name: ClassVar[str] = "sigmoid"
+    From e^-|z|, which neither overflows nor loses the digits of a small g.
+    """
 
     def value(self, xp: Namespace, z: Array) -> Array:
-        return 0.5 * xp.tanh(0.5 * z) + 0.5
+        e = xp.exp(-xp.abs(z))
+        return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
 
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
         return dy * y * (1 - y)
@@ -75,8 +80,6 @@ class Sigmoid(Activation):
 
 class Tanh(Activation):
     """g(z) = tanh z; g' = 1 - g^2."""
-
-    name: ClassVar[str] = "tanh"
 
     def value(self, xp: Namespace, z: Array) -> Array:
         return xp.tanh(z)
@@ -93,6 +96,4 @@ def get_activation(activation: str | Activation) -> Activation:
     """An activation by its name, or itself."""
     if isinstance(activation, Activation):
         return activation
-    if activation not in ACTIVATIONS:
-        raise unknown_name("activation", activation, ACTIVATIONS)
-    return ACTIVATIONS[activation]()
+    return look_up("activation", activation, ACTIVATIONS)()

@@ -34,7 +34,8 @@ class Layer:
     """A layer: a frozen dataclass of its settings.
 
     A subclass gives `forward`; if it has parameters, `shapes` and `initial`; if it changes the
-    width, `width`; if a setting may differ from member to member, `hyper`.
+    width, `width`; if a setting may differ from member to member, `hyper`.  The number of inputs of
+    a network is the field `n_in` of the first layer that has one.
     """
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlpkit.checkpoint import save_state
 from mlpkit.files import write_atomically
+from mlpkit.settings import number, positive_int
 
 if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
@@ -71,14 +72,9 @@ class EarlyStopping(Callback):
     ) -> None:
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode is 'min' or 'max', got {mode!r}")
-        if patience < 1 or min_delta < 0:
-            raise ValueError(
-                f"patience must be at least 1 and min_delta not negative, "
-                f"got patience={patience}, min_delta={min_delta}"
-            )
         self.monitor = monitor
-        self.patience = patience
-        self.min_delta = min_delta
+        self.patience = positive_int("patience", patience)
+        self.min_delta = number("min_delta", min_delta)
         maximize = mode == "max" or (mode is None and monitor.endswith("accuracy"))
         self._sign = -1.0 if maximize else 1.0
         self._state: dict[str, NDArray[Any]] = {}

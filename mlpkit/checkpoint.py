@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit import activations, layers
+from mlpkit.backends import get_backend
 from mlpkit.base import Layer
 from mlpkit.files import write_atomically
 from mlpkit.network import Network
@@ -58,6 +59,7 @@ def load(path: str | Path, backend: Any = "numpy", custom: Iterable[type[Layer]]
     ValueError
         It is damaged, or not mlpkit's.
     """
+    backend = get_backend(backend)
     content, tensors = read(path)
     try:
         return _build(content, tensors, backend, custom)
@@ -70,7 +72,10 @@ def _build(
 ) -> Network:
     settings = content["network"]
     types = LAYERS | {kind.__name__: kind for kind in custom}
-    stack = [from_settings(layer, types) for layer in settings["layers"]]
+    try:
+        stack = [from_settings(layer, types) for layer in settings["layers"]]
+    except ValueError as error:
+        raise ValueError(f"{error}; layers of your own are given as custom=[...]") from error
     members = settings["members"]
     # Compared before anything is allocated: the settings of a damaged file may ask for anything.
     size = sum(tensor.size for name, tensor in tensors.items() if not _is_state(name))
@@ -144,8 +149,8 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
                 f"{path} is of a training with another {part}: {content.get(part)}, "
                 f"this trainer has {value}"
             )
+    progress = _checked_progress(path, content["progress"])
     network, backend = trainer.network, trainer.network.backend
-    progress = content["progress"]
     vectors = trainer.optimizer.vectors
     state = {name: tensors.pop(f"optimizer.{name}", None) for name in vectors}
     callbacks: dict[str, Tensors] = {}
@@ -164,6 +169,16 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     trainer.stop = progress["stop"]
     trainer.history.rows[:] = progress["history"]
     trainer.restored = callbacks
+
+
+def _checked_progress(path: str | Path, progress: Any) -> dict[str, Any]:
+    """The progress of a training, its types checked, so that restoring cannot fail half-way."""
+    kinds = {"step": int, "epoch": int, "stop": bool, "history": list}
+    if not isinstance(progress, dict) or {k: type(v) for k, v in progress.items()} != kinds:
+        raise ValueError(f"{path}: the progress of the training is damaged: {progress!r:.80}")
+    if not 0 <= progress["epoch"] <= progress["step"] < 2**63:
+        raise ValueError(f"{path}: impossible progress, {progress!r:.80}")
+    return progress
 
 
 def _training_settings(trainer: "Trainer") -> dict[str, Any]:
@@ -207,11 +222,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], Tensors]:
     text = metadata["mlpkit"]
     if metadata.get("sha256") != _digest(text, tensors):
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
-    content = json.loads(text)
-    if content.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {content.get('format')}, this mlpkit reads format {FORMAT}"
-        )
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its settings are no JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not of format {FORMAT}, which this mlpkit reads: {text:.80}")
     return content, tensors
 
 

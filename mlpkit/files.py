@@ -7,26 +7,25 @@ from pathlib import Path
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: a reader finds the old file or the new one, whatever happens.
 
-    Written to a temporary file in the same folder, flushed to the disk, and renamed.
+    Written to `.NAME.partial` in the same folder, flushed to the disk, and renamed.  A process
+    that is killed may leave that file behind; the next write takes it over.
     """
-    import tempfile  # slow to import, as hashlib is: not before a file is written
-
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp gives 0o600
-        Path(temporary).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows, which keeps a rename without it
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpkit.backends import Array
-from mlpkit.losses import Loss, get_loss, place_targets
+from mlpkit.losses import Loss, get_loss
 from mlpkit.network import Network
 from mlpkit.random import Purpose, make_key, uniform
 
@@ -53,17 +54,17 @@ def check_gradients(
         raise TypeError(f"check_gradients needs a float64 network, got {network.dtype_name}")
     backend, loss = network.backend, get_loss(loss)
     x = backend.to_numpy(network.rows(network.place(x)))
-    targets = place_targets(backend, targets, network.dtype)
-
-    def run() -> tuple[Array, Any]:
-        scores, backward = network.forward(x, train)
-        value, dscores = loss(backend, scores, targets)
-        return backend.to_numpy(value), lambda: backward(dscores, need_dx=True)
-
-    _, backward = run()
-    gradients = {"x": backend.to_numpy(backward())} | {
+    scores, backward = network.forward(x, train)
+    targets = loss.fit_targets(backend, scores, targets)
+    loss.check_values(backend.xp, targets, network.n_out)
+    _, dscores = loss(backend, scores, targets)
+    gradients = {"x": backend.to_numpy(backward(dscores, need_dx=True))} | {
         name: backend.to_numpy(view) for name, view in network.named_gradients().items()
     }
+
+    def value() -> NDArray[np.float64]:
+        return backend.to_numpy(loss(backend, network.forward(x, train)[0], targets)[0])
+
     stack = () if network.members is None else (network.members,)
     values = network.named_parameters() | {"x": x}
     errors = {}
@@ -75,7 +76,7 @@ def check_gradients(
         differences, expected, places = [], [], np.argsort(keys)[:samples]
         for place in places:
             index: Any = (..., *map(int, np.unravel_index(place, shape)))
-            differences.append(_difference(array, index, run))
+            differences.append(_difference(array, index, value))
             expected.append(gradients[name][index])
         error = np.abs(np.array(differences) - np.array(expected)).reshape(len(places), -1)
         error /= max(1e-4, np.abs(differences).max(), np.abs(expected).max())
@@ -90,12 +91,12 @@ def check_gradients(
     return errors
 
 
-def _difference(array: Array, index: Any, run: Callable[[], tuple[Array, Any]]) -> Any:
+def _difference(array: Array, index: Any, value: Callable[[], Any]) -> Any:
     """The central difference of the loss () or (K,) when an element of `array` is moved."""
     before = array[index] + 0.0  # a copy
     array[index] = before + STEP
-    high, _ = run()
+    high = value()
     array[index] = before - STEP
-    low, _ = run()
+    low = value()
     array[index] = before
     return (high - low) / (2 * STEP)

@@ -19,7 +19,7 @@ INITIALIZERS = ("zeros", "ones", *(f"{v}_{d}" for v in VARIANCES for d in ("unif
 
 def check_initializer(name: str) -> None:
     """Raise ValueError for a name that is not an initializer."""
-    if name not in INITIALIZERS:
+    if not isinstance(name, str) or name not in INITIALIZERS:
         raise unknown_name("initializer", name, INITIALIZERS)
 
 

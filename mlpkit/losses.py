@@ -8,8 +8,9 @@ sum(w l) / sum(w), so that a weight of 2 equals the sample given twice.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mlpkit.activations import Sigmoid
 from mlpkit.backends import Array, Backend
-from mlpkit.backends.names import unknown_name
+from mlpkit.backends.names import look_up
 from mlpkit.settings import PerMember, number
 
 
@@ -32,11 +33,12 @@ class Loss:
         Parameters
         ----------
         scores : (N, C) or (K, N, C)
-        targets : like the scores, or (N, C) for all members alike; without C where it is 1
+        targets : like the scores, or (N, C) for all members alike; without C where it is 1; of the
+            host or of the device
         weights : (N,) or (K, N) of the scores' dtype, or None for all alike
         """
         xp = backend.xp
-        losses, dscores = self.each(xp, scores, self.fit_targets(xp, scores, targets))
+        losses, dscores = self.each(xp, scores, self.fit_targets(backend, scores, targets))
         if weights is None:
             return xp.mean(losses, axis=-1), dscores / scores.shape[-2]
         share = weights / xp.sum(weights, axis=-1, keepdims=True)
@@ -46,14 +48,18 @@ class Loss:
         """The loss of each sample (..., N), and its derivative (..., N, C)."""
         raise TypeError(f"{type(self).__name__} has no each method")
 
-    def fit_targets(self, xp: Any, scores: Array, targets: Array) -> Array:
-        """The targets with the scores' dtype and last axis; ValueError where they do not fit."""
+    def fit_targets(self, backend: Backend, scores: Array, targets: Any) -> Array:
+        """The targets on the device, with the dtype and the last axis of the scores.
+
+        Raises ValueError where they do not fit.
+        """
+        targets = backend.asarray(targets, scores.dtype)
         given, wanted = tuple(targets.shape), tuple(scores.shape)
         if wanted[-1] == 1 and given in (wanted[:-1], wanted[-2:-1]):
-            targets = xp.expand_dims(targets, axis=-1)
-        elif given not in (wanted, wanted[-2:]):
+            return backend.xp.expand_dims(targets, axis=-1)
+        if given not in (wanted, wanted[-2:]):
             raise ValueError(f"{self.name}: targets have shape {given}, expected {wanted}")
-        return xp.astype(targets, scores.dtype, copy=False)
+        return targets
 
     def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
         """The axis of the targets along which the samples lie, -1 or -2."""
@@ -97,7 +103,7 @@ class BinaryCrossEntropy(Loss):
     def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
         size = xp.abs(scores)
         losses = (scores + size) / 2 - scores * targets + xp.log1p(xp.exp(-size))
-        p = 0.5 * xp.tanh(0.5 * scores) + 0.5
+        p = Sigmoid().value(xp, scores)
         return xp.mean(losses, axis=-1), (p - targets) / scores.shape[-1]
 
     def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
@@ -115,7 +121,7 @@ class SoftmaxCrossEntropy(Loss):
 
     Parameters
     ----------
-    label_smoothing : e in [0, 1], or one per member; the targets become (1 - e) q + e/C
+    label_smoothing : e in [0, 1), or one per member; the targets become (1 - e) q + e/C
     class_weights : (C,), not negative.  With integer labels the mean divides by the sum of the
         labels' weights, as in torch.nn.functional.cross_entropy.
     """
@@ -139,7 +145,7 @@ class SoftmaxCrossEntropy(Loss):
     def __call__(
         self, backend: Backend, scores: Array, targets: Array, weights: Array | None = None
     ) -> tuple[Array, Array]:
-        targets = self.fit_targets(backend.xp, scores, targets)
+        targets = self.fit_targets(backend, scores, targets)
         smoothing = class_weights = None
         if self.label_smoothing != 0:
             smoothing = backend.constant(self.label_smoothing, scores.dtype, ndim=3)
@@ -147,15 +153,16 @@ class SoftmaxCrossEntropy(Loss):
             class_weights = backend.constant(self.class_weights, scores.dtype, ndim=1)
         return backend.softmax_cross_entropy(scores, targets, smoothing, class_weights, weights)
 
-    def fit_targets(self, xp: Any, scores: Array, targets: Array) -> Array:
+    def fit_targets(self, backend: Backend, scores: Array, targets: Any) -> Array:
+        xp, targets = backend.xp, backend.asarray(targets)
+        labels = not xp.isdtype(targets.dtype, "real floating")
         given, wanted = tuple(targets.shape), tuple(scores.shape)
-        labels = bool(xp.isdtype(targets.dtype, "integral"))
         if given not in ((wanted[:-1], wanted[-2:-1]) if labels else (wanted, wanted[-2:])):
             raise ValueError(
                 f"{self.name}: targets of dtype {targets.dtype} have shape {given}, expected "
                 f"integer labels {wanted[:-1]} or distributions {wanted}"
             )
-        return targets if labels else xp.astype(targets, scores.dtype, copy=False)
+        return xp.astype(targets, xp.int64 if labels else scores.dtype, copy=False)
 
     def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
         return -1 if xp.isdtype(targets.dtype, "integral") else -2
@@ -171,8 +178,8 @@ class SoftmaxCrossEntropy(Loss):
                     f"labels lie in [{low}, {high}], but {n_out} outputs take labels "
                     f"in [0, {n_out - 1}]"
                 )
-        elif bool(xp.any(targets < 0)):
-            raise ValueError(f"{self.name}: a target distribution has negative entries")
+        elif bool(xp.any(targets < 0)) or bool(xp.any(xp.abs(xp.sum(targets, axis=-1) - 1) > 1e-3)):
+            raise ValueError(f"{self.name}: target distributions must be >= 0 and sum to 1")
 
 
 LOSSES: dict[str, type[Loss]] = {
@@ -185,14 +192,4 @@ def get_loss(loss: str | Loss) -> Loss:
     """A loss by its name, or itself."""
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
-        raise unknown_name("loss", loss, LOSSES)
-    return LOSSES[loss]()
-
-
-def place_targets(backend: Backend, targets: Any, dtype: Any) -> Array:
-    """Targets on the device: integers and truth values as int64, other numbers in `dtype`."""
-    xp = backend.xp
-    targets = backend.asarray(targets)
-    real = xp.isdtype(targets.dtype, "real floating")
-    return xp.astype(targets, dtype if real else xp.int64, copy=False)
+    return look_up("loss", loss, LOSSES)()

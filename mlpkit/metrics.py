@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mlpkit.backends import Array
-from mlpkit.backends.names import unknown_name
+from mlpkit.backends.names import look_up
 from mlpkit.network import Network
 
 Metric = Callable[[Network, Array, Array], Array]
@@ -32,6 +32,4 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy}
 
 def get_metric(name: str) -> Metric:
     """A metric by its name."""
-    if name not in METRICS:
-        raise unknown_name("metric", name, METRICS)
-    return METRICS[name]
+    return look_up("metric", name, METRICS)

@@ -31,8 +31,8 @@ def MLP(  # noqa: N802  (reads as the class that it builds)
     init : initializer of the weights; "auto" is what suits each layer's activation
     members, backend, dtype, seed : see `Network`
     """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes are [inputs, hidden, ..., outputs], got {list(sizes)}")
+    if not isinstance(sizes, Sequence) or len(sizes) < 2:
+        raise ValueError(f"sizes are [inputs, hidden, ..., outputs], got {sizes!r}")
     rate = number("dropout", dropout, below=1.0)
     layers: list[Layer] = []
     for n_in, n_out in pairwise(sizes[:-1]):

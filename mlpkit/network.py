@@ -47,7 +47,7 @@ class Network:
         dtype: str = "float32",
         seed: int | Sequence[int] = 0,
     ) -> None:
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
         self.layers = _fold_activations(layers)
         self.members = None if members is None else positive_int("members", members)
@@ -146,7 +146,7 @@ class Network:
 
     # ---- forward and backward ------------------------------------------------------------------
 
-    def place(self, x: Any, name: str = "x") -> Array:
+    def place(self, x: Any) -> Array:
         """`x` on the device, checked: (N, D) or (K, N, D), floating point or uint8.
 
         Raises ValueError for a wrong shape and TypeError for a wrong dtype or library.
@@ -158,12 +158,12 @@ class Network:
         if not (len(shape) == 2 or stacked) or shape[-1] != self.n_in or 0 in shape:
             members = f" or ({self.members}, N, {self.n_in})" if self.members else ""
             raise ValueError(
-                f"{name} has shape {shape}, this network expects (N, {self.n_in}){members} "
+                f"x has shape {shape}, this network expects (N, {self.n_in}){members} "
                 "with N at least 1"
             )
         if x.dtype != xp.uint8 and not xp.isdtype(x.dtype, "real floating"):
             raise TypeError(
-                f"{name} has dtype {x.dtype}, expected floating point, or uint8 for images, which "
+                f"x has dtype {x.dtype}, expected floating point, or uint8 for images, which "
                 "are scaled by 1/255; cast it, so that the scale is your choice"
             )
         return x
@@ -254,6 +254,8 @@ class Network:
 
 def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:
     """The layers, with each activation that follows a linear `Dense` made a part of it."""
+    if not isinstance(layers, Sequence):
+        raise TypeError(f"a network is made of a list of layers, got {layers!r}")
     folded: list[Layer] = []
     for layer in layers:
         if not isinstance(layer, Layer):

@@ -121,6 +121,8 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas are two, (beta1, beta2), got {self.betas!r}")
         beta1, beta2 = self.betas
         betas = (number("beta1", beta1, below=1.0), number("beta2", beta2, below=1.0))
         object.__setattr__(self, "betas", betas)

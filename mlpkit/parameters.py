@@ -44,6 +44,8 @@ def parameter_slots(layers: Sequence[Layer]) -> list[Slot]:
     for index, layer in enumerate(layers):
         shapes = layer.shapes()
         for key, shape in shapes.items():
+            if len(shape) not in (1, 2):
+                raise ValueError(f"{layer}: {key} has shape {shape}, expected (H,) or (D, H)")
             stop = start + prod(shape)
             slots.append(Slot(index, number, key, shape, start, stop))
             start = stop

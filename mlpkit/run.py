@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpkit.backends.names import unknown_name
+from mlpkit.backends.names import look_up
 from mlpkit.callbacks import Callback, Checkpoint, EarlyStopping, JSONLinesLog
 from mlpkit.checkpoint import read, restore_state, save
 from mlpkit.data import digits, mnist
@@ -58,8 +58,7 @@ class RunSettings:
 
 def load_dataset(name: str, folder: str | None) -> Data:
     """Training and test set: uint8 images (N, 784) with uint8 labels (N,)."""
-    if name not in HELD_OUT:
-        raise unknown_name("dataset", name, HELD_OUT)
+    look_up("dataset", name, HELD_OUT)
     if name == "mnist":
         return mnist(folder)
     return digits(DRAWN_TRAIN, seed=0), digits(DRAWN_TEST, seed=1)
@@ -67,8 +66,7 @@ def load_dataset(name: str, folder: str | None) -> Data:
 
 def build(settings: RunSettings) -> Trainer:
     """The trainer of a run, before its first step."""
-    if settings.optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", settings.optimizer, OPTIMIZERS)
+    kind = look_up("optimizer", settings.optimizer, OPTIMIZERS)
     network = MLP(
         [784, *settings.hidden, 10],
         activation=settings.activation,
@@ -79,7 +77,7 @@ def build(settings: RunSettings) -> Trainer:
         seed=settings.seed,
     )
     decay = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
-    rule = OPTIMIZERS[settings.optimizer](cosine(settings.lr, warmup=WARMUP), **decay)
+    rule = kind(cosine(settings.lr, warmup=WARMUP), **decay)
     return Trainer(network, optimizer=rule, metrics=["accuracy"], seed=settings.seed)
 
 

@@ -71,6 +71,7 @@ class cosine(Schedule):  # noqa: N801
         if run is None:
             raise ValueError("a cosine schedule outside of Trainer.fit needs its length: steps=...")
         rise = xp.floor(self.warmup * run)
-        progress = (step - rise) / (run - rise)  # 1 at the step after the last
+        progress = (step - rise) / (run - rise)
+        progress = xp.where(progress < 1, progress, xp.ones_like(progress))  # and stays there
         fall = self.final + (1 - self.final) * (1 + xp.cos(math.pi * progress)) / 2
         return xp.where(step < rise, (step + 1) / (rise + 1), fall)

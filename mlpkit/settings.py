@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpkit.backends.names import unknown_name
+from mlpkit.backends.names import look_up
 
 PerMember = float | Sequence[float]
 
@@ -18,7 +18,9 @@ def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> 
 
     Raises TypeError for what is no number and ValueError for one out of range.
     """
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
         if len(value) == 0:
             raise ValueError(f"{name} is empty: give a number, or one per member")
         return tuple(_number(f"{name}[{k}]", v, low, below) for k, v in enumerate(value))
@@ -64,16 +66,15 @@ def from_settings(settings: Any, types: Mapping[str, type]) -> Any:
 
     Raises ValueError where the settings name another type or do not fit its fields.
     """
-    if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
+    if not isinstance(settings, dict) or "type" not in settings:
         raise ValueError(f"expected settings with a type, got {settings!r}")
-    if settings["type"] not in types:
-        raise unknown_name("type", settings["type"], types)
+    kind = look_up("type", settings["type"], types)
     values = {
         name: from_settings(value, types) if isinstance(value, dict) else value
         for name, value in settings.items()
         if name != "type"
     }
     try:
-        return types[settings["type"]](**values)
+        return kind(**values)
     except TypeError as error:
-        raise ValueError(f"settings of {settings['type']} do not fit: {error}") from error
+        raise ValueError(f"settings of {kind.__name__} do not fit: {error}") from error

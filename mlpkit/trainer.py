@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlpkit.backends import Array
 from mlpkit.callbacks import Callback, Row
-from mlpkit.losses import Loss, get_loss, place_targets
+from mlpkit.losses import Loss, get_loss
 from mlpkit.metrics import get_metric
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
@@ -61,9 +61,17 @@ class Trainer:
         metrics: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
+        optimizer = Adam(1e-3) if optimizer is None else optimizer
+        if not isinstance(network, Network) or not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "a Trainer takes a Network and an Optimizer such as mlpkit.Adam(1e-3), "
+                f"got {network!r} and {optimizer!r}"
+            )
+        if isinstance(metrics, str):
+            raise TypeError(f"metrics is a list of names, got {metrics!r}")
         self.network = network
         self.loss = get_loss(loss)
-        self.optimizer = OptimizerState(optimizer or Adam(1e-3), network)
+        self.optimizer = OptimizerState(optimizer, network)
         self.metrics = {name: get_metric(name) for name in metrics}
         self.seed = check_seed(seed)
         self.history = History()
@@ -91,7 +99,6 @@ class Trainer:
         x (N, D) or (K, N, D); targets (N,), (N, C), (K, N) or (K, N, C) as the loss takes them.
         """
         network, backend = self.network, self.network.backend
-        targets = place_targets(backend, targets, network.dtype)
         scores, backward = network.forward(x, train=True)  # 1  forward pass
         loss, dscores = self.loss(backend, scores, targets)  # 2  error and its gradient
         backward(dscores)  # 3  backward pass, fills network.grads
@@ -138,9 +145,7 @@ class Trainer:
         positive_int("batch_size", batch_size)
         x, targets = self._check_data(x, targets)
         if validation is not None:
-            if len(validation) != 2:
-                raise ValueError(f"validation is (x, targets), got {len(validation)} things")
-            validation = self._check_data(*validation, name="validation x")
+            validation = self._check_validation(validation)
         restored, self.restored = self.restored, None
         if restored is None:
             self.stop = False
@@ -149,7 +154,9 @@ class Trainer:
                     f"epochs={epochs}, but this trainer has made {self.epoch} already; "
                     "epochs counts from the first"
                 )
-        self.callbacks = {f"{i}.{type(c).__name__}": c for i, c in enumerate(callbacks)}
+        self.callbacks = _named(callbacks)
+        if lost := set(restored or {}) - set(self.callbacks):
+            raise ValueError(f"the restored training had callbacks that are missing: {lost}")
         self.optimizer.begin_run(epochs * -(-x.shape[-2] // batch_size))
         try:
             for name, callback in self.callbacks.items():
@@ -233,20 +240,41 @@ class Trainer:
         }
         return {name: _host(network.backend.to_numpy(value)) for name, value in figures.items()}
 
-    def _check_data(self, x: Any, targets: Any, name: str = "x") -> tuple[Array, Array]:
+    def _check_validation(self, validation: Any) -> tuple[Array, Array]:
+        if not isinstance(validation, list | tuple) or len(validation) != 2:
+            raise TypeError("validation is a pair (x, targets)")
+        try:
+            return self._check_data(*validation)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation: {error}") from error
+
+    def _check_data(self, x: Any, targets: Any) -> tuple[Array, Array]:
         """A data set on the device, its shapes, dtypes and values checked.  Reads the device."""
         network = self.network
         xp = network.backend.xp
-        x = network.place(x, name)
-        targets = place_targets(network.backend, targets, network.dtype)
+        x = network.place(x)
         if x.dtype != xp.uint8 and not bool(xp.all(xp.isfinite(x))):
-            raise ValueError(f"{name} holds NaN or infinite values")
+            raise ValueError("x holds NaN or infinite values")
         stack = () if network.members is None else (network.members,)
         shape = (*stack, x.shape[-2], network.n_out)  # that the scores will have
         scores = xp.broadcast_to(xp.zeros((), dtype=network.dtype), shape)
-        self.loss.fit_targets(xp, scores, targets)
+        targets = self.loss.fit_targets(network.backend, scores, targets)
         self.loss.check_values(xp, targets, network.n_out)
         return x, targets
+
+
+def _named(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+    """The callbacks by the names of their types, numbered where a type comes more than once."""
+    named: dict[str, Callback] = {}
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is a list of Callbacks, got {callbacks!r}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"expected a Callback, got {callback!r}")
+        kind = type(callback).__name__
+        earlier = sum(type(other).__name__ == kind for other in named.values())
+        named[f"{kind}.{earlier}"] = callback
+    return named
 
 
 def _host(value: NDArray[Any]) -> Any:
