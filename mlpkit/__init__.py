@@ -6,7 +6,8 @@
 235146
 """
 
-from mlpkit import data as data
+from typing import TYPE_CHECKING, Any
+
 from mlpkit import schedules as schedules
 from mlpkit.activations import Activation as Activation
 from mlpkit.activations import Identity as Identity
@@ -45,4 +46,16 @@ from mlpkit.progress import Progress as Progress
 from mlpkit.trainer import History as History
 from mlpkit.trainer import Trainer as Trainer
 
+if TYPE_CHECKING:
+    from mlpkit import data as data
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`mlpkit.data` is imported when it is first asked for."""
+    if name == "data":
+        import mlpkit.data
+
+        return mlpkit.data
+    raise AttributeError(f"module 'mlpkit' has no attribute {name!r}")
