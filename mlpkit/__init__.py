@@ -6,7 +6,7 @@
 235146
 """
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from mlpkit import schedules as schedules
 from mlpkit.activations import Activation as Activation
@@ -46,13 +46,13 @@ from mlpkit.progress import Progress as Progress
 from mlpkit.trainer import History as History
 from mlpkit.trainer import Trainer as Trainer
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from mlpkit import data as data
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """`mlpkit.data` is imported when it is first asked for."""
     if name == "data":
         import mlpkit.data
