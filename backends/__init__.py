@@ -32,7 +32,8 @@ def get_backend(name: Any = "numpy") -> Backend:
     ----------
     name : "numpy"; "cupy"; "auto", which is CuPy where a GPU answers and NumPy elsewhere; the name
         of an installed plug-in; an Array API namespace (the module `torch`, `array_api_strict`, or
-        one that array_api_compat wraps); or a Backend, which is returned as it is.
+        one that array_api_compat wraps), whose arrays must lie in the host's memory; or a Backend,
+        which is returned as it is.
 
     Raises
     ------
@@ -94,9 +95,11 @@ def _by_name(name: str) -> Backend:
 def _by_namespace(module: ModuleType) -> Backend:
     from array_api_compat import array_namespace
 
+    name = module.__name__.removeprefix("array_api_compat.")
+    if name in BUILTIN:
+        return _by_name(name)
     try:
         xp = array_namespace(module.zeros(1))
     except (AttributeError, TypeError) as error:
         raise TypeError(f"{module.__name__} is not an Array API namespace: {error}") from error
-    name = module.__name__.removeprefix("array_api_compat.")
-    return BUILTIN[name]() if name in BUILTIN else Backend(xp, name)
+    return Backend(xp, name)

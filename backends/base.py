@@ -20,14 +20,12 @@ from mlpkit.backends.threefry import threefry2x32
 Array = Any
 Namespace = Any
 DType = Any
+NUMBERS = ("bool", "integral", "real floating")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 class Activation(Protocol):
     """What the kernels need of an activation: its value and its vector-Jacobian product."""
-
-    @property
-    def name(self) -> str: ...
 
     def value(self, xp: Namespace, z: Array) -> Array: ...
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array: ...
@@ -47,11 +45,12 @@ class Backend:
         return f"{type(self).__name__}({self.name!r})"
 
     def _require_writable_views(self) -> None:
-        base = self.xp.zeros(6)
+        # As in a network with members: the parts of the rows are not next to each other.
+        base = self.xp.zeros((2, 6))
         try:
-            view = self.xp.reshape(base[2:], (2, 2))
-            view[...] = self.xp.ones((2, 2))
-            written = bool(self.xp.all(base[2:] == 1))
+            view = self.xp.reshape(base[:, 2:], (2, 2, 2))
+            view[...] = self.xp.ones((2, 2, 2))
+            written = bool(self.xp.all(base[:, 2:] == 1))
         except TypeError:
             written = False
         if not written:
@@ -72,6 +71,8 @@ class Backend:
         Raises TypeError for an array of another library: moving it is the caller's decision.
         """
         if self.owns(values):
+            if not self.xp.isdtype(values.dtype, NUMBERS):
+                raise TypeError(f"expected numbers, got an array of dtype {values.dtype}")
             return values if dtype is None else self.xp.astype(values, dtype, copy=False)
         if hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray | np.generic):
             library = type(values).__module__.partition(".")[0]
@@ -99,8 +100,9 @@ class Backend:
     def compile(self, step: Step) -> Step:
         """A function that does what `step` does, and may be faster.
 
-        A step may be recorded once and replayed, so it must not read an array on the host, use a
-        Python number that changes from call to call, or change a shape.
+        The step may be recorded, once for each set of shapes, and replayed, so it must not read an
+        array on the host or use a Python number that changes from call to call.  What the function
+        returns stays as it is when it is called again.
         """
         return step
 

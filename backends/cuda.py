@@ -21,15 +21,15 @@ class CuPyBackend(Backend):
                 "or use backend='numpy'"
             ) from error
         try:
-            cupy.zeros(1)
-        except cupy.cuda.runtime.CUDARuntimeError as error:
+            cupy.cuda.runtime.getDevice()
+            super().__init__(xp, "cupy")  # compiles and runs a few kernels
+        except Exception as error:  # of the driver, the compiler or the memory: CuPy has many
             raise BackendUnavailableError(
-                f"backend 'cupy' found no CUDA GPU that answers ({error}). CuPy {cupy.__version__} "
+                f"backend 'cupy' found no CUDA GPU that works ({error}). CuPy {cupy.__version__} "
                 "is installed; check the driver with nvidia-smi, install the extra for your CUDA "
                 "version (pip install 'mlpkit[cuda12]' or 'mlpkit[cuda13]'), "
                 "or use backend='numpy'"
             ) from error
-        super().__init__(xp, "cupy")
 
     def to_numpy(self, array: Array) -> Array:
         return array.get()

@@ -4,6 +4,7 @@
 All arrays are (..., N, H).
 """
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from mlpkit.backends.base import Array, Namespace
@@ -14,22 +15,23 @@ from mlpkit.base import Backward, Context, Layer
 class Activation(Layer):
     """An elementwise function; as a layer of its own, or inside the `Dense` before it.
 
-    It is called by its `name`, which is that of its class in small letters.
+    It is called by its `name`, by default that of its class in small letters.
     """
 
     name: ClassVar[str] = "activation"
     init: ClassVar[str] = "glorot_uniform"  # what init="auto" gives the weights before it
 
     def __init_subclass__(cls) -> None:
-        cls.name = cls.__name__.lower()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
 
+    @abstractmethod
     def value(self, xp: Namespace, z: Array) -> Array:
         """g(z)."""
-        raise TypeError(f"{type(self).__name__} has no value method")
 
+    @abstractmethod
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
         """dy g'(z)."""
-        raise TypeError(f"{type(self).__name__} has no gradient method")
 
     def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
         """y = g(x)."""
@@ -58,7 +60,7 @@ class ReLU(Activation):
     init: ClassVar[str] = "he_normal"
 
     def value(self, xp: Namespace, z: Array) -> Array:
-        return xp.where(z <= 0, xp.zeros((), dtype=z.dtype), z)
+        return xp.maximum(z, xp.zeros((), dtype=z.dtype))
 
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array:
         return dy * xp.astype(y > 0, dy.dtype)

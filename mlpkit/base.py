@@ -1,5 +1,6 @@
 """What a layer is: settings without state, whose `forward` returns its own `backward`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,18 +20,18 @@ class Context:
         vectors: weights (D, H) or (K, D, H), vectors (H,) or (K, 1, H).  A backward pass
         overwrites the gradients.
     key : (2,) or (K, 2) int64, the layer's random key, for `Backend.dropout_mask`.
-    step : () int64 on the device, the number of updates made so far.
+    passes : () int64 on the device, the number of training passes begun: the key's step.
     """
 
     backend: Backend
     params: Mapping[str, Array]
     grads: Mapping[str, Array]
     key: Array
-    step: Array
+    passes: Array
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """A layer: a frozen dataclass of its settings.
 
     A subclass gives `forward`; if it has parameters, `shapes` and `initial`; if it changes the
@@ -54,10 +55,10 @@ class Layer:
         """The settings that are a number or one number per member."""
         return {}
 
+    @abstractmethod
     def forward(self, context: Context, x: Array, train: bool) -> tuple[Array, Backward]:
         """y (..., N, H) for x (..., N, D), and the function that takes dy back to dx.
 
         `backward(dy, need_dx)` writes the gradients of the parameters and returns dx, or None
         where `need_dx` is false.  Neither may write into the array it was given.
         """
-        raise TypeError(f"{type(self).__name__} has no forward method")

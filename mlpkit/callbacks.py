@@ -22,8 +22,8 @@ class Callback:
     """The moments of a `fit`; a callback overrides those it needs.
 
     A callback ends the training after an epoch by setting `trainer.stop`.  One that remembers
-    something gives it as named arrays in `state` and takes it back in `restore`, so that a resumed
-    training goes on as if it had never been interrupted.
+    something forgets it in `on_fit_begin`, gives it as named arrays in `state` and, in a training
+    that is resumed, takes it back in `restore` right after `on_fit_begin`.
     """
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
@@ -79,6 +79,9 @@ class EarlyStopping(Callback):
         self._sign = -1.0 if maximize else 1.0
         self._state: dict[str, NDArray[Any]] = {}
 
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self._state = {}
+
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         if self.monitor not in row:
             raise ValueError(
@@ -99,8 +102,8 @@ class EarlyStopping(Callback):
             now = network.backend.to_numpy(network.params).reshape(params.shape)
             params[better] = now[better]
             best[better] = value[better]
+        wait += 1
         wait[better] = 0
-        wait[active & ~better] += 1
         trainer.stop = bool((wait >= self.patience).all())
 
     def on_fit_end(self, trainer: "Trainer") -> None:
@@ -143,7 +146,7 @@ def _line(row: Row) -> str:
 class Checkpoint(Callback):
     """Save the state of the training after every epoch, and before the first.
 
-    Give it last: it saves what the other callbacks remember of the epoch.
+    It comes after the callbacks that have a state, for it saves what they remember of the epoch.
 
     Parameters
     ----------
@@ -156,6 +159,10 @@ class Checkpoint(Callback):
         self.notes = dict(notes or {})
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
+        callbacks = list(trainer.callbacks.values())
+        for later in callbacks[callbacks.index(self) :]:
+            if type(later).state is not Callback.state:
+                raise ValueError(f"give {type(later).__name__} before Checkpoint, which saves it")
         save_state(trainer, self.path, self.notes)
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:

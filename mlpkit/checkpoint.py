@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
 
 FORMAT = 1
-LAYERS: dict[str, type[Layer]] = {
-    kind.__name__: kind for kind in (layers.Dense, layers.Dropout, *activations.KINDS)
-}
+KINDS: tuple[type[Layer], ...] = (layers.Dense, layers.Dropout, *activations.KINDS)
+LAYERS = {kind.__name__: kind for kind in KINDS}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -116,7 +115,8 @@ def save_state(
             tensors[f"callback.{name}.{key}"] = array
     content = _training_settings(trainer) | {
         "progress": {
-            "step": int(backend.to_numpy(network.step)),
+            "passes": int(backend.to_numpy(network.passes)),
+            "updates": int(backend.to_numpy(trainer.optimizer.count)),
             "epoch": trainer.epoch,
             "stop": trainer.stop,
             "history": trainer.history.rows,
@@ -155,8 +155,8 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     state = {name: tensors.pop(f"optimizer.{name}", None) for name in vectors}
     callbacks: dict[str, Tensors] = {}
     for name in [name for name in tensors if name.startswith("callback.")]:
-        owner, _, key = name.removeprefix("callback.").rpartition(".")
-        callbacks.setdefault(owner, {})[key] = tensors.pop(name)
+        _, kind, number, key = name.split(".", 3)
+        callbacks.setdefault(f"{kind}.{number}", {})[key] = tensors.pop(name)
     for name, tensor in state.items():
         if tensor is None or tensor.shape != tuple(vectors[name].shape):
             raise ValueError(f"{path}: the optimizer's {name} is missing or has another shape")
@@ -164,7 +164,8 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     network.load_parameters(tensors)
     for name, tensor in state.items():
         vectors[name][...] = backend.asarray(tensor, network.dtype)
-    network.step[...] = progress["step"]
+    network.passes[...] = progress["passes"]
+    trainer.optimizer.count[...] = progress["updates"]
     trainer.epoch = progress["epoch"]
     trainer.stop = progress["stop"]
     trainer.history.rows[:] = progress["history"]
@@ -173,10 +174,10 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
 
 def _checked_progress(path: str | Path, progress: Any) -> dict[str, Any]:
     """The progress of a training, its types checked, so that restoring cannot fail half-way."""
-    kinds = {"step": int, "epoch": int, "stop": bool, "history": list}
+    kinds = {"passes": int, "updates": int, "epoch": int, "stop": bool, "history": list}
     if not isinstance(progress, dict) or {k: type(v) for k, v in progress.items()} != kinds:
         raise ValueError(f"{path}: the progress of the training is damaged: {progress!r:.80}")
-    if not 0 <= progress["epoch"] <= progress["step"] < 2**63:
+    if not 0 <= progress["epoch"] <= progress["updates"] <= progress["passes"] < 2**63:
         raise ValueError(f"{path}: impossible progress, {progress!r:.80}")
     return progress
 

@@ -60,6 +60,7 @@ def user_errors() -> Iterator[None]:
 
 @app.command()
 def train(
+    context: typer.Context,
     dataset: Dataset = None,
     data: Data = None,
     hidden: Annotated[
@@ -94,14 +95,13 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="Go on with the run in this folder.  Its settings hold, not the options."
-        ),
+        typer.Option(help="Go on with the run in this folder; it keeps its settings."),
     ] = None,
 ) -> None:
     """Train a network to read digits; at the end it is judged on the test set."""
     with user_errors():
         if resume is not None:
+            _refuse_other_options(context)
             settings = run.saved_settings(resume)
             images_and_labels = run.load_dataset(settings.dataset, settings.data)
             _run(images_and_labels, settings, resume, resume=True)
@@ -135,6 +135,13 @@ def _run(data: run.Data, settings: run.RunSettings, folder: Path, resume: bool =
     print(f"dataset {settings.dataset}, backend {network.backend.name}, run {folder}", flush=True)
     figures = run.train(trainer, data, settings, folder, [mlpkit.Progress()], resume)
     print(f"test accuracy {show(figures['accuracy'])}  loss {show(figures['loss'])}")
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if others := sorted(set(given) - {"resume"}):
+        raise ValueError(f"a resumed run keeps its settings: --resume goes without {others}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:

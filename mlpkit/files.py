@@ -8,7 +8,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`: a reader finds the old file or the new one, whatever happens.
 
     Written to `.NAME.partial` in the same folder, flushed to the disk, and renamed.  A process
-    that is killed may leave that file behind; the next write takes it over.
+    that is killed may leave that file behind; the next write takes it over.  So one process at a
+    time may write a path.
     """
     path = Path(path)
     if not path.parent.is_dir():

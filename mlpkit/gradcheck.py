@@ -35,7 +35,7 @@ def check_gradients(
     ----------
     network : of dtype float64; its parameters are left as they were, its gradients are not
     loss, x, targets : as for `Trainer`
-    train : whether dropout is on, with the mask of the current step
+    train : whether dropout is on, with the masks of the next training pass
     tolerance : the largest error allowed
 
     Returns
@@ -54,8 +54,14 @@ def check_gradients(
         raise TypeError(f"check_gradients needs a float64 network, got {network.dtype_name}")
     backend, loss = network.backend, get_loss(loss)
     x = backend.to_numpy(network.rows(network.place(x)))
-    scores, backward = network.forward(x, train)
-    targets = loss.fit_targets(backend, scores, targets)
+    passes = int(backend.to_numpy(network.passes))
+
+    def forward() -> tuple[Array, Callable[..., Any]]:
+        network.passes[...] = passes  # each pass with the same dropout masks
+        return network.forward(x, train)
+
+    scores, backward = forward()
+    targets = loss.fit_targets(backend, targets, scores.shape, scores.dtype)
     loss.check_values(backend.xp, targets, network.n_out)
     _, dscores = loss(backend, scores, targets)
     gradients = {"x": backend.to_numpy(backward(dscores, need_dx=True))} | {
@@ -63,7 +69,7 @@ def check_gradients(
     }
 
     def value() -> NDArray[np.float64]:
-        return backend.to_numpy(loss(backend, network.forward(x, train)[0], targets)[0])
+        return backend.to_numpy(loss(backend, forward()[0], targets)[0])
 
     stack = () if network.members is None else (network.members,)
     values = network.named_parameters() | {"x": x}
@@ -88,15 +94,17 @@ def check_gradients(
                 f"the gradient of {name} at {where} is {expected[worst]}, but central differences "
                 f"give {differences[worst]}: error {errors[name]:.1e}, allowed {tolerance:.1e}"
             )
+    network.passes[...] = passes
     return errors
 
 
 def _difference(array: Array, index: Any, value: Callable[[], Any]) -> Any:
     """The central difference of the loss () or (K,) when an element of `array` is moved."""
     before = array[index] + 0.0  # a copy
-    array[index] = before + STEP
-    high = value()
-    array[index] = before - STEP
-    low = value()
-    array[index] = before
-    return (high - low) / (2 * STEP)
+    try:
+        array[index] = before + STEP
+        high = value()
+        array[index] = before - STEP
+        return (high - value()) / (2 * STEP)
+    finally:
+        array[index] = before

@@ -32,13 +32,13 @@ def _devices() -> dict[str, str]:
     """The CUDA devices that CuPy sees."""
     if find_spec("cupy") is None:
         return {}
-    import cupy
-
     try:
+        import cupy
+
         count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    except Exception as error:  # a report must not fail on what it reports
         return {"CUDA": str(error)}
-    names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
     return {f"CUDA device {i}": name for i, name in enumerate(names)}
 
 

@@ -6,7 +6,7 @@ from mlpkit.activations import Activation, get_activation
 from mlpkit.backends.base import Array
 from mlpkit.base import Backward, Context, Layer
 from mlpkit.initializers import check_initializer
-from mlpkit.settings import PerMember, number, positive_int
+from mlpkit.settings import PerMember, number, per_member, positive_int
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Dropout(Layer):
     """y = m x / (1 - rate), with m 0 for a random share `rate` of the elements, else 1.
 
     Only in training; otherwise y = x.  The mask is a function of the seed, the layer's place in
-    the network and the number of updates made, so every backend drops the same elements.
+    the network and the number of training passes, so every backend drops the same elements.
     (Srivastava and others 2014.)
 
     Parameters
@@ -93,13 +93,14 @@ class Dropout(Layer):
         if not train:
             return x, lambda dy, need_dx: dy if need_dx else None
         backend, xp = context.backend, context.backend.xp
-        share = backend.constant(self.rate, xp.float64, ndim=3)
+        thresholds = per_member(lambda rate: int(rate * 2**32), self.rate)
+        scales = per_member(lambda rate: 1 / (1 - rate), self.rate)
         mask = backend.dropout_mask(
             x.shape[-2:],
             context.key,
-            context.step,
-            threshold=xp.astype(share * 2.0**32, xp.int64),
-            scale=xp.astype(1 / (1 - share), x.dtype),
+            context.passes,
+            backend.constant(thresholds, xp.int64, ndim=3),
+            backend.constant(scales, x.dtype, ndim=3),
         )
 
         def backward(dy: Array, need_dx: bool) -> Array | None:

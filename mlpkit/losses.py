@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from mlpkit.activations import Sigmoid
 from mlpkit.backends import Array, Backend
+from mlpkit.backends.base import DType
 from mlpkit.backends.names import look_up
 from mlpkit.settings import PerMember, number
 
@@ -35,35 +36,36 @@ class Loss:
         scores : (N, C) or (K, N, C)
         targets : like the scores, or (N, C) for all members alike; without C where it is 1; of the
             host or of the device
-        weights : (N,) or (K, N) of the scores' dtype, or None for all alike
+        weights : (N,) or (K, N), of the host or of the device; None for all alike
         """
         xp = backend.xp
-        losses, dscores = self.each(xp, scores, self.fit_targets(backend, scores, targets))
+        targets = self.fit_targets(backend, targets, scores.shape, scores.dtype)
+        losses, dscores = self.each(xp, scores, targets)
         if weights is None:
             return xp.mean(losses, axis=-1), dscores / scores.shape[-2]
+        weights = fit_weights(backend, weights, scores)
         share = weights / xp.sum(weights, axis=-1, keepdims=True)
         return xp.sum(losses * share, axis=-1), dscores * xp.expand_dims(share, axis=-1)
 
     def each(self, xp: Any, scores: Array, targets: Array) -> tuple[Array, Array]:
         """The loss of each sample (..., N), and its derivative (..., N, C)."""
-        raise TypeError(f"{type(self).__name__} has no each method")
+        raise NotImplementedError
 
-    def fit_targets(self, backend: Backend, scores: Array, targets: Any) -> Array:
-        """The targets on the device, with the dtype and the last axis of the scores.
+    def fit_targets(
+        self, backend: Backend, targets: Any, shape: tuple[int, ...], dtype: DType
+    ) -> Array:
+        """The targets on the device, for scores (..., N, C) of the given shape and dtype.
 
+        Class labels come out as int64 (..., N), all else in the scores' dtype as (..., N, C).
         Raises ValueError where they do not fit.
         """
-        targets = backend.asarray(targets, scores.dtype)
-        given, wanted = tuple(targets.shape), tuple(scores.shape)
+        targets = backend.asarray(targets, dtype)
+        given, wanted = tuple(targets.shape), tuple(shape)
         if wanted[-1] == 1 and given in (wanted[:-1], wanted[-2:-1]):
             return backend.xp.expand_dims(targets, axis=-1)
         if given not in (wanted, wanted[-2:]):
             raise ValueError(f"{self.name}: targets have shape {given}, expected {wanted}")
         return targets
-
-    def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
-        """The axis of the targets along which the samples lie, -1 or -2."""
-        return -2 if len(targets.shape) > 1 and targets.shape[-1] == n_out else -1
 
     def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
         """Raise ValueError for target values the loss has no meaning for.  Reads the device."""
@@ -145,32 +147,37 @@ class SoftmaxCrossEntropy(Loss):
     def __call__(
         self, backend: Backend, scores: Array, targets: Array, weights: Array | None = None
     ) -> tuple[Array, Array]:
-        targets = self.fit_targets(backend, scores, targets)
+        dtype, classes = scores.dtype, scores.shape[-1]
         smoothing = class_weights = None
         if self.label_smoothing != 0:
-            smoothing = backend.constant(self.label_smoothing, scores.dtype, ndim=3)
+            smoothing = backend.constant(self.label_smoothing, dtype, ndim=3)
         if self.class_weights is not None:
-            class_weights = backend.constant(self.class_weights, scores.dtype, ndim=1)
-        return backend.softmax_cross_entropy(scores, targets, smoothing, class_weights, weights)
+            if len(self.class_weights) != classes:
+                raise ValueError(f"got {len(self.class_weights)} class_weights, {classes} classes")
+            class_weights = backend.constant(self.class_weights, dtype, ndim=1)
+        return backend.softmax_cross_entropy(
+            scores,
+            self.fit_targets(backend, targets, scores.shape, dtype),
+            smoothing,
+            class_weights,
+            None if weights is None else fit_weights(backend, weights, scores),
+        )
 
-    def fit_targets(self, backend: Backend, scores: Array, targets: Any) -> Array:
+    def fit_targets(
+        self, backend: Backend, targets: Any, shape: tuple[int, ...], dtype: DType
+    ) -> Array:
         xp, targets = backend.xp, backend.asarray(targets)
         labels = not xp.isdtype(targets.dtype, "real floating")
-        given, wanted = tuple(targets.shape), tuple(scores.shape)
+        given, wanted = tuple(targets.shape), tuple(shape)
         if given not in ((wanted[:-1], wanted[-2:-1]) if labels else (wanted, wanted[-2:])):
             raise ValueError(
                 f"{self.name}: targets of dtype {targets.dtype} have shape {given}, expected "
                 f"integer labels {wanted[:-1]} or distributions {wanted}"
             )
-        return xp.astype(targets, xp.int64 if labels else scores.dtype, copy=False)
-
-    def sample_axis(self, xp: Any, targets: Array, n_out: int) -> int:
-        return -1 if xp.isdtype(targets.dtype, "integral") else -2
+        return xp.astype(targets, xp.int64 if labels else dtype, copy=False)
 
     def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
         super().check_values(xp, targets, n_out)
-        if self.class_weights is not None and len(self.class_weights) != n_out:
-            raise ValueError(f"got {len(self.class_weights)} class_weights for {n_out} classes")
         if xp.isdtype(targets.dtype, "integral"):
             low, high = int(xp.min(targets)), int(xp.max(targets))
             if low < 0 or high >= n_out:
@@ -180,6 +187,15 @@ class SoftmaxCrossEntropy(Loss):
                 )
         elif bool(xp.any(targets < 0)) or bool(xp.any(xp.abs(xp.sum(targets, axis=-1) - 1) > 1e-3)):
             raise ValueError(f"{self.name}: target distributions must be >= 0 and sum to 1")
+
+
+def fit_weights(backend: Backend, weights: Any, scores: Array) -> Array:
+    """Sample weights on the device, (N,) or (K, N) for scores (..., N, C)."""
+    weights = backend.asarray(weights, scores.dtype)
+    given, wanted = tuple(weights.shape), tuple(scores.shape)[:-1]
+    if given not in (wanted, wanted[-1:]):
+        raise ValueError(f"sample weights have shape {given}, expected {wanted}")
+    return weights
 
 
 LOSSES: dict[str, type[Loss]] = {

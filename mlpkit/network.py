@@ -36,7 +36,8 @@ class Network:
     Attributes
     ----------
     params, grads : (P,) or (K, P), flat, on the device
-    step : () int64 on the device, the number of updates made so far
+    passes : () int64 on the device, the number of training passes begun, each of which draws new
+        dropout masks
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Network:
             raise ValueError("a network needs at least one layer with parameters")
         self.n_parameters = self._slots[-1].stop
         xp = self.backend.xp
-        initial = [initial_parameters(self.layers, self._slots, seed) for seed in self.seeds]
-        self.params = self.backend.asarray(np.stack(initial) if members else initial[0], self.dtype)
+        host = np.empty((len(self.seeds), self.n_parameters), dtype)
+        for row, member_seed in zip(host, self.seeds, strict=True):
+            row[...] = initial_parameters(self.layers, self._slots, member_seed)
+        self.params = self.backend.asarray(host if members else host[0], self.dtype)
         self.grads = xp.zeros_like(self.params)
-        self.step = xp.zeros((), dtype=xp.int64)
+        self.passes = xp.zeros((), dtype=xp.int64)
         self._contexts = [self._context(index) for index in range(len(self.layers))]
 
     def __repr__(self) -> str:
@@ -86,7 +89,7 @@ class Network:
             {slot.key: slot.view(xp, self.params) for slot in own},
             {slot.key: slot.view(xp, self.grads) for slot in own},
             self.backend.asarray(keys if self.members else keys[0]),
-            self.step,
+            self.passes,
         )
 
     def named_parameters(self) -> dict[str, Array]:
@@ -106,7 +109,11 @@ class Network:
         if set(values) != set(views):
             missing, extra = sorted(set(views) - set(values)), sorted(set(values) - set(views))
             raise ValueError(f"parameters do not match: missing {missing}, unknown {extra}")
-        arrays = {name: self.backend.asarray(value, self.dtype) for name, value in values.items()}
+        # Copies, for the values may be views of the parameters that are about to change.
+        arrays = {
+            name: self.backend.xp.asarray(self.backend.asarray(value, self.dtype), copy=True)
+            for name, value in values.items()
+        }
         for name, view in views.items():
             if tuple(arrays[name].shape) != tuple(view.shape):
                 raise ValueError(
@@ -147,7 +154,7 @@ class Network:
     # ---- forward and backward ------------------------------------------------------------------
 
     def place(self, x: Any) -> Array:
-        """`x` on the device, checked: (N, D) or (K, N, D), floating point or uint8.
+        """`x` on the device, checked: (N, D) or (K, N, D), of the network's dtype or uint8.
 
         Raises ValueError for a wrong shape and TypeError for a wrong dtype or library.
         """
@@ -166,7 +173,7 @@ class Network:
                 f"x has dtype {x.dtype}, expected floating point, or uint8 for images, which "
                 "are scaled by 1/255; cast it, so that the scale is your choice"
             )
-        return x
+        return x if x.dtype == xp.uint8 else xp.astype(x, self.dtype, copy=False)
 
     def rows(self, x: Array, rows: Array | None = None) -> Array:
         """The rows of a placed array as the layers take them: cast, and bytes scaled to [0, 1]."""
@@ -179,7 +186,7 @@ class Network:
         Parameters
         ----------
         x : (N, D), or (K, N, D) with a batch per member; floating point, or uint8 (scaled by 1/255)
-        train : whether dropout is on
+        train : whether dropout is on, with masks that no earlier pass had
 
         Returns
         -------
@@ -188,6 +195,8 @@ class Network:
             dscores (shaped like scores), and returns dx where `need_dx` is true.
         """
         y = self.rows(self.place(x))
+        if train:
+            self.passes[...] = self.passes + 1
         backwards = []
         for layer, context in zip(self.layers, self._contexts, strict=True):
             y, layer_backward = layer.forward(context, y, train)
@@ -260,6 +269,9 @@ def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:
     for layer in layers:
         if not isinstance(layer, Layer):
             raise TypeError(f"a network is made of layers, got {layer!r}")
+        own = vars(type(layer))
+        if "__init__" in own and "__dataclass_fields__" not in own:
+            raise TypeError(f"{type(layer).__name__} must be a frozen dataclass of its settings")
         before = folded[-1] if folded else None
         linear = isinstance(before, Dense) and isinstance(before.g, Identity)
         if isinstance(before, Dense) and linear and isinstance(layer, Activation):

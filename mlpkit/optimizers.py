@@ -1,5 +1,6 @@
 """The update rules: their settings here, their formulas in `Backend.sgd` and `Backend.adam`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from mlpkit.settings import PerMember, check_members, number
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(ABC):
     """An update rule: a frozen dataclass of its settings, the learning rate first."""
 
     lr: PerMember | Schedule
@@ -33,6 +34,7 @@ class Optimizer:
         """Names of what the rule remembers, each vector shaped like the parameters."""
         return ()
 
+    @abstractmethod
     def update(
         self,
         backend: Backend,
@@ -46,7 +48,6 @@ class Optimizer:
 
         lr () or (K, 1) and step () are float64; the first update has step 0.
         """
-        raise TypeError(f"{type(self).__name__} has no update method")
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ class OptimizerState:
     Attributes
     ----------
     vectors : name -> (P,) or (K, P), what the rule remembers
+    count : () int64 on the device, the number of updates made so far
     run_steps : () float64, the length of the run that schedules refer to; None before `Trainer.fit`
     """
 
@@ -196,6 +198,7 @@ class OptimizerState:
         self.rule = rule
         self.network = network
         self.vectors = {name: xp.zeros_like(network.params) for name in rule.vectors()}
+        self.count = xp.zeros((), dtype=xp.int64)
         self.run_steps: Array | None = None
 
     def begin_run(self, steps: int) -> None:
@@ -207,21 +210,24 @@ class OptimizerState:
 
     def learning_rate(self) -> Array:
         """The rate of the next update, () or (K, 1) float64."""
-        return self.rule.schedule(self.network.backend, self._count(), self.run_steps)
+        return self._rate(self._float_count())
 
-    def _count(self) -> Array:
+    def _rate(self, count: Array) -> Array:
+        return self.rule.schedule(self.network.backend, count, self.run_steps)
+
+    def _float_count(self) -> Array:
         xp = self.network.backend.xp
-        return xp.astype(self.network.step, xp.float64)
+        return xp.astype(self.count, xp.float64)
 
     def step(self) -> None:
         """Update the parameters from the gradients, and count the update."""
-        network = self.network
+        network, count = self.network, self._float_count()
         self.rule.update(
             network.backend,
             network.params,
             network.grads,
             self.vectors,
-            self.learning_rate(),
-            self._count(),
+            self._rate(count),
+            count,
         )
-        network.step[...] = network.step + 1
+        self.count[...] = self.count + 1

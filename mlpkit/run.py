@@ -112,7 +112,7 @@ def train(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         validation=(x[n:], y[n:]) if settings.validation else None,
-        # The checkpoint comes last: it saves what the others remember of the epoch.
+        # The checkpoint comes last: it saves the state of the others.
         callbacks=[
             *stopping,
             JSONLinesLog(folder / LOG),

@@ -6,6 +6,7 @@ update has step 0.  `Trainer.fit` knows how long the run is; outside of it `run`
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from mlpkit.backends import Array, Backend
@@ -13,7 +14,7 @@ from mlpkit.settings import PerMember, number, positive_int
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """A schedule: a frozen dataclass whose first field is the rate that it scales."""
 
     rate: PerMember
@@ -26,9 +27,9 @@ class Schedule:
         rate = backend.constant(self.rate, backend.xp.float64, ndim=2)
         return rate * self.factor(backend, step, run)
 
+    @abstractmethod
     def factor(self, backend: Backend, step: Array, run: Array | None) -> Array:
         """What the rate is multiplied by, ()."""
-        raise TypeError(f"{type(self).__name__} has no factor method")
 
 
 class constant(Schedule):  # noqa: N801  (schedules read like functions)
@@ -70,7 +71,8 @@ class cosine(Schedule):  # noqa: N801
             run = backend.constant(float(self.steps), xp.float64)
         if run is None:
             raise ValueError("a cosine schedule outside of Trainer.fit needs its length: steps=...")
-        rise = xp.floor(self.warmup * run)
+        rise = xp.round(self.warmup * run)
+        rise = xp.where(rise < run, rise, run - 1)
         progress = (step - rise) / (run - rise)
         progress = xp.where(progress < 1, progress, xp.ones_like(progress))  # and stays there
         fall = self.final + (1 - self.final) * (1 + xp.cos(math.pi * progress)) / 2

@@ -1,7 +1,7 @@
 """Hyper-parameters: a number, or one number per member; how they are checked and written down."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
 from typing import Any
@@ -33,6 +33,11 @@ def _number(name: str, value: Any, low: float, below: float) -> float:
     if not low <= float(value) < below:
         raise ValueError(f"{name} must lie in [{low:g}, {below:g}), got {value!r}")
     return float(value)
+
+
+def per_member(function: Callable[[float], float], value: PerMember) -> PerMember:
+    """The function of a hyper-parameter, or of each member's."""
+    return tuple(map(function, value)) if isinstance(value, Sequence) else function(value)
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -69,11 +74,12 @@ def from_settings(settings: Any, types: Mapping[str, type]) -> Any:
     if not isinstance(settings, dict) or "type" not in settings:
         raise ValueError(f"expected settings with a type, got {settings!r}")
     kind = look_up("type", settings["type"], types)
-    values = {
-        name: from_settings(value, types) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if name != "type"
-    }
+    values = {name: value for name, value in settings.items() if name != "type"}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            values[name] = from_settings(value, types)
+        elif isinstance(value, list):  # JSON has no tuples
+            values[name] = tuple(value)
     try:
         return kind(**values)
     except TypeError as error:

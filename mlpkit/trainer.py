@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpkit.activations import Identity
 from mlpkit.backends import Array
 from mlpkit.callbacks import Callback, Row
 from mlpkit.losses import Loss, get_loss
-from mlpkit.metrics import get_metric
+from mlpkit.metrics import Metric, get_metric
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
 from mlpkit.random import Purpose, check_seed, make_key, shuffled
@@ -40,7 +41,7 @@ class Trainer:
     network : what to train
     loss : by name or as a `Loss`
     optimizer : the update rule, with its learning rate
-    metrics : names of what to report beside the loss, see `mlpkit.metrics`
+    metrics : what to report beside the loss: names or functions, see `mlpkit.metrics`
     seed : of the order of the batches, which is the same for all members
 
     Attributes
@@ -58,7 +59,7 @@ class Trainer:
         network: Network,
         loss: str | Loss = "softmax_cross_entropy",
         optimizer: Optimizer | None = None,
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str | Metric] = (),
         seed: int = 0,
     ) -> None:
         optimizer = Adam(1e-3) if optimizer is None else optimizer
@@ -72,7 +73,7 @@ class Trainer:
         self.network = network
         self.loss = get_loss(loss)
         self.optimizer = OptimizerState(optimizer, network)
-        self.metrics = {name: get_metric(name) for name in metrics}
+        self.metrics = dict(map(get_metric, metrics))
         self.seed = check_seed(seed)
         self.history = History()
         self.epoch = 0
@@ -85,7 +86,7 @@ class Trainer:
         keys = make_key(self.seed, Purpose.ORDER)
         self._order_key = network.backend.asarray(np.array(keys, np.int64))
         check_members(self.loss.name, self.loss.hyper(), network.members)
-        if self.loss.on_scores and network.output.name != "identity":
+        if self.loss.on_scores and not isinstance(network.output, Identity):
             raise ValueError(
                 f"{self.loss.name} is computed from scores, but the network's output has passed "
                 f"{network.output.name}; build it with output='linear'"
@@ -146,22 +147,24 @@ class Trainer:
         x, targets = self._check_data(x, targets)
         if validation is not None:
             validation = self._check_validation(validation)
-        restored, self.restored = self.restored, None
-        if restored is None:
-            self.stop = False
-            if epochs <= self.epoch:
-                raise ValueError(
-                    f"epochs={epochs}, but this trainer has made {self.epoch} already; "
-                    "epochs counts from the first"
-                )
-        self.callbacks = _named(callbacks)
-        if lost := set(restored or {}) - set(self.callbacks):
-            raise ValueError(f"the restored training had callbacks that are missing: {lost}")
+        named = _named(callbacks)
+        if self.restored is None and epochs <= self.epoch:
+            raise ValueError(
+                f"epochs={epochs}, but this trainer has made {self.epoch} already; "
+                "epochs counts from the first"
+            )
+        if missing := sorted(set(self.restored or {}) - set(named)):
+            raise ValueError(f"the restored training had callbacks that are missing: {missing}")
+        # Nothing has changed so far: a fit that is refused can be called again.
+        self.callbacks = named
+        self.stop = self.stop and self.restored is not None
+        restored, self.restored = self.restored or {}, None
         self.optimizer.begin_run(epochs * -(-x.shape[-2] // batch_size))
         try:
             for name, callback in self.callbacks.items():
-                callback.restore((restored or {}).get(name, {}))
                 callback.on_fit_begin(self)
+                if name in restored:
+                    callback.restore(restored[name])
             while self.epoch < epochs and not self.stop:
                 row = self._epoch(x, targets, batch_size)
                 if validation is not None:
@@ -183,7 +186,7 @@ class Trainer:
         network = self.network
         backend, xp = network.backend, network.backend.xp
         n = x.shape[-2]
-        axis = self.loss.sample_axis(xp, targets, network.n_out)
+        axis = -1 if xp.isdtype(targets.dtype, "integral") else -2  # of the samples
         lr = _host(backend.to_numpy(self.optimizer.learning_rate()))
         start = time.perf_counter()
         order = shuffled(backend, self._order_key, xp.asarray(self.epoch, dtype=xp.int64), n)
@@ -213,18 +216,18 @@ class Trainer:
         lost = np.flatnonzero(bad.any(axis=0))
         if not len(lost):
             return
-        step = int(bad[:, lost].any(axis=1).argmax())
+        new = sorted(set(lost.tolist()) - self._diverged)
+        step = int(bad[:, new or lost].any(axis=1).argmax())
         where = f"in epoch {self.epoch + 1} at step {step + 1} of {len(by_step)}"
         if len(lost) == bad.shape[1]:
             raise FloatingPointError(
                 f"the loss is no longer finite: {by_step[step]} {where}. "
                 "A smaller learning rate is the usual cure"
             )
-        new = sorted(set(lost.tolist()) - self._diverged)
         self._diverged.update(new)
         if new:
             text = f"the loss of members {new} is no longer finite, first {where}"
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warnings.warn(text, RuntimeWarning, stacklevel=5)
 
     def evaluate(self, x: Any, targets: Any) -> dict[str, Any]:
         """The loss and the metrics on a data set: a number each, or a list of one per member."""
@@ -248,6 +251,7 @@ class Trainer:
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation: {error}") from error
 
+    @QUIET
     def _check_data(self, x: Any, targets: Any) -> tuple[Array, Array]:
         """A data set on the device, its shapes, dtypes and values checked.  Reads the device."""
         network = self.network
@@ -256,9 +260,8 @@ class Trainer:
         if x.dtype != xp.uint8 and not bool(xp.all(xp.isfinite(x))):
             raise ValueError("x holds NaN or infinite values")
         stack = () if network.members is None else (network.members,)
-        shape = (*stack, x.shape[-2], network.n_out)  # that the scores will have
-        scores = xp.broadcast_to(xp.zeros((), dtype=network.dtype), shape)
-        targets = self.loss.fit_targets(network.backend, scores, targets)
+        shape = (*stack, x.shape[-2], network.n_out)  # of the scores
+        targets = self.loss.fit_targets(network.backend, targets, shape, network.dtype)
         self.loss.check_values(xp, targets, network.n_out)
         return x, targets
 

@@ -20,8 +20,7 @@ from mlpkit.backends.cpu import NumPyBackend
 def test_numpy_by_name_by_module_and_as_it_is():
     backend = get_backend("numpy")
     assert isinstance(backend, NumPyBackend)
-    assert get_backend("numpy") is backend
-    assert isinstance(get_backend(np), NumPyBackend)
+    assert get_backend("numpy") is get_backend(np) is backend
     assert get_backend(backend) is backend
 
 
@@ -61,14 +60,14 @@ def test_cupy_without_a_gpu(monkeypatch):
     class CUDARuntimeError(RuntimeError):
         pass
 
-    def zeros(shape):
+    def get_device():
         raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
 
-    runtime = types.SimpleNamespace(CUDARuntimeError=CUDARuntimeError)
-    stub = cupy_stub(zeros=zeros, cuda=types.SimpleNamespace(runtime=runtime), __version__="14.2.0")
+    cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=get_device))
+    stub = cupy_stub(cuda=cuda, __version__="14.2.0")
     monkeypatch.setitem(sys.modules, "cupy", stub)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", types.ModuleType("compat"))
-    with pytest.raises(BackendUnavailableError, match=r"no CUDA GPU that answers \(cudaErrorNoDev"):
+    with pytest.raises(BackendUnavailableError, match=r"no CUDA GPU that works \(cudaErrorNoDev"):
         get_backend("cupy")
     assert "no CUDA GPU" in available_backends()["cupy"]
     get_backend.__globals__["_by_name"].cache_clear()
@@ -162,6 +161,12 @@ def test_an_array_of_another_library_is_refused(backend):
 def test_what_is_no_number_is_refused(backend, values):
     with pytest.raises(TypeError, match="expected numbers, got list with elements of dtype"):
         backend.asarray(values)
+
+
+@pytest.mark.parametrize("kind", ["U3", "complex128", "object", "m8[s]"])
+def test_arrays_of_numpy_are_checked_as_lists_are(kind):
+    with pytest.raises(TypeError, match="expected numbers, got an array of dtype"):
+        get_backend("numpy").asarray(np.zeros(2, kind))
 
 
 def test_constants_are_uploaded_once_and_shaped_for_the_members(backend):

@@ -127,7 +127,7 @@ SETTINGS = [
     (lambda: mlpkit.schedules.cosine(-0.1), ValueError, r"learning rate must lie in .* got -0\.1"),
     (
         lambda: fit(loss=mlpkit.SoftmaxCrossEntropy(class_weights=(1, 2))),
-        ValueError, "2 class_weights for 3 classes",
+        ValueError, "got 2 class_weights, 3 classes",
     ),
     # one value per member
     (lambda: MLP([4, 3], members=0), ValueError, "members must be at least 1, got 0"),

@@ -76,7 +76,7 @@ def test_the_moments_come_in_order():
     fit([Recorder(moments, "a "), Recorder(moments, "b ")], epochs=2)
     epoch = ["a step", "b step"] * 2
     assert moments == [
-        *("a restore", "a fit begin", "b restore", "b fit begin"),
+        *("a fit begin", "b fit begin"),
         *(*epoch, "a epoch 1", "b epoch 1"),
         *(*epoch, "a epoch 2", "b epoch 2"),
         *("a fit end", "b fit end", "a close", "b close"),
@@ -92,7 +92,7 @@ def test_callbacks_are_closed_where_the_training_fails():
     moments = []
     with pytest.raises(RuntimeError, match="cable"):
         fit([Recorder(moments), Failing()])
-    assert moments == ["restore", "fit begin", "step", "close"]
+    assert moments == ["fit begin", "step", "close"]
 
 
 def test_setting_stop_ends_the_training_after_the_epoch():
@@ -102,7 +102,7 @@ def test_setting_stop_ends_the_training_after_the_epoch():
 
     moments = []
     trainer = fit([StopInTheMiddle(), Recorder(moments)], epochs=5)
-    assert moments == ["restore", "fit begin", "step", "step", "epoch 1", "fit end", "close"]
+    assert moments == ["fit begin", "step", "step", "epoch 1", "fit end", "close"]
     fit([], epochs=2, trainer=trainer)  # a later fit is not stopped by it
     assert trainer.epoch == 2
 

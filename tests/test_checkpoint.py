@@ -440,3 +440,44 @@ def test_no_damage_does_more_than_an_error(tmp_path_factory, good, kind, damage)
         tracemalloc.stop()
     assert seconds < 1
     assert peak < 2**20 + 20 * path.stat().st_size
+
+
+class Remembering(mlpkit.Callback):
+    """Has a state with a dotted name, and forgets it when a fit begins."""
+
+    def __init__(self):
+        self.seen = np.zeros(1)
+
+    def on_fit_begin(self, trainer):
+        self.seen = np.zeros(1)
+
+    def on_epoch_end(self, trainer, row):
+        self.seen = self.seen + 1
+
+    def state(self):
+        return {"epochs.seen": self.seen}
+
+    def restore(self, state):
+        self.seen = state["epochs.seen"]
+
+
+def test_a_fit_that_is_refused_leaves_the_restored_state_for_the_next(tmp_path):
+    x, y = np.eye(4), [0, 1, 2, 0]
+    first = trainer_of()
+    callbacks = [Remembering(), mlpkit.Checkpoint(tmp_path / "state")]
+    first.fit(x, y, 2, callbacks=callbacks)
+
+    resumed, remembering = trainer_of(), Remembering()
+    mlpkit.restore_state(resumed, tmp_path / "state")
+    with pytest.raises(ValueError, match=r"callbacks that are missing: \['Remembering.0'\]"):
+        resumed.fit(x, y, 4, callbacks=[])
+    resumed.fit(x, y, 4, callbacks=[remembering])
+    assert remembering.seen == 4
+    assert resumed.epoch == 4
+
+
+def test_a_checkpoint_before_a_callback_with_a_state_is_refused(tmp_path):
+    callbacks = [mlpkit.Checkpoint(tmp_path / "state"), mlpkit.EarlyStopping("loss")]
+    with pytest.raises(ValueError, match="give EarlyStopping before Checkpoint"):
+        trainer_of().fit(np.eye(4), [0, 1, 2, 0], 2, callbacks=callbacks)
+    assert not (tmp_path / "state").exists()

@@ -190,7 +190,7 @@ MISTAKES = [
     (["--seed", "-1"], r"a seed is an integer in \[0, 2\*\*64\), got -1"),
     (["--dataset", "mnist", "--data", "nowhere"], r"the MNIST folder nowhere is not a folder"),
     (["--data", "nowhere"], r"the MNIST folder nowhere is not a folder"),
-    (["--resume", "nowhere"], r"nowhere holds no state.safetensors: no run was begun there"),
+    (["--resume", "nowhere"], r"a resumed run keeps its settings: .* 'epochs', 'validation'"),
     (["--patience", "2", "--validation", "0"], r"watches 'val_loss', but .* need validation data"),
 ]
 
@@ -220,6 +220,7 @@ def test_a_run_is_not_written_over(run):
 
 
 FILE_MISTAKES = [
+    (["train", "--resume", "nowhere"], r"nowhere holds no state.safetensors: no run was begun"),
     (["train", "--resume", "{empty}"], r"empty holds no state.safetensors"),
     (["evaluate", "{empty}"], r"empty holds neither model.safetensors nor state.safetensors"),
     (["evaluate", "{missing}"], r"No such file .*missing"),

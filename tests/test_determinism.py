@@ -48,7 +48,7 @@ def masks(backend, dtype, members, steps, seed=0, rate=0.3):
     net.load_parameters({"0.weight": eye})
     found = []
     for step in steps:
-        net.step[...] = step
+        net.passes[...] = step
         found.append(backend.to_numpy(net.forward(np.ones((31, 8)), train=True)[0]))
     return np.stack(found)
 
@@ -76,7 +76,7 @@ def trained(backend, dtype, rule, draw_data, members=None, seed=6):
     x, labels = draw_data
     trainer = Trainer(net, "softmax_cross_entropy", rule, seed=8)
     history = trainer.fit(x, labels, epochs=4, batch_size=10)  # 5 batches an epoch
-    assert int(net.step) == 20
+    assert int(net.passes) == 20
     return np.array(history["loss"]), net.backend.to_numpy(net.params)
 
 

@@ -134,7 +134,7 @@ def test_network_and_data_are_left_as_they_were(backend, draw, train):
     check_gradients(net, "softmax_cross_entropy", x, draw(6, below=3), train=train)
     np.testing.assert_array_equal(backend.to_numpy(net.params), before)
     np.testing.assert_array_equal(backend.to_numpy(x), x_before)
-    assert int(net.step) == 0
+    assert int(net.passes) == 0
 
 
 def test_images_of_bytes_are_checked_at_their_scale(backend):

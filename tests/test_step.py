@@ -60,42 +60,71 @@ def test_a_step_reads_nothing_on_the_host(monkeypatch, members, rule, loss):
     assert (np.asarray(trainer.network.params._array) != before).any()
 
 
+class Recording:
+    """A namespace that notes the numbers, of Python or of NumPy, in every call."""
+
+    def __init__(self, xp, note):
+        self._xp, self._note = xp, note
+
+    def __getattr__(self, name):
+        found = getattr(self._xp, name)
+        return self._note(found) if callable(found) and not isinstance(found, type) else found
+
+
 def recorded_numbers(monkeypatch, trainer, x, y):
-    """All Python numbers that meet an array in one step, in order."""
+    """All numbers of the host that get into one step, by an operator or a function, in order."""
     numbers = []
 
-    def recording(method):
-        def call(self, other):
-            if isinstance(other, int | float):
-                numbers.append((method.__name__, other))
-            return method(self, other)
+    def note(function):
+        def call(*args, **kwargs):
+            given = [*args, *kwargs.values()]
+            flat = [e for a in given for e in (a if isinstance(a, list | tuple) else [a])]
+            hosts = [e for e in flat if isinstance(e, int | float | np.generic | np.ndarray)]
+            numbers.extend((function.__name__, str(e)) for e in hosts)
+            return function(*args, **kwargs)
 
         return call
 
     with monkeypatch.context() as patch:
-        for name in OPERATORS:
+        for name in [*OPERATORS, "__setitem__"]:
             if hasattr(Array, name):
-                patch.setattr(Array, name, recording(getattr(Array, name)))
+                patch.setattr(Array, name, note(getattr(Array, name)))
+        backend = trainer.network.backend
+        patch.setattr(backend, "xp", Recording(backend.xp, note))
         trainer.step(x, y)
     return numbers
 
 
+@pytest.mark.parametrize("members", [None, 3])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_no_python_number_changes_from_step_to_step(monkeypatch, rule, loss):
-    trainer, x, y = trainer_and_batch(None, rule, loss)
+def test_no_python_number_changes_from_step_to_step(monkeypatch, members, rule, loss):
+    trainer, x, y = trainer_and_batch(members, rule, loss)
     first = recorded_numbers(monkeypatch, trainer, x, y)
     second = recorded_numbers(monkeypatch, trainer, x, y)
     assert len(first) > 10
     assert first == second
 
 
+def test_a_number_that_changes_would_be_seen(monkeypatch):
+    trainer, x, y = trainer_and_batch(None, RULES[1], "softmax_cross_entropy")
+    updates = iter(range(9))
+
+    def uploaded():
+        xp = trainer.network.backend.xp
+        return xp.asarray(float(next(updates)), dtype=xp.float64)
+
+    monkeypatch.setattr(trainer.optimizer, "_float_count", uploaded)
+    first = recorded_numbers(monkeypatch, trainer, x, y)
+    assert first != recorded_numbers(monkeypatch, trainer, x, y)
+
+
 def test_the_step_count_lives_on_the_device_and_is_not_replaced():
     trainer, x, y = trainer_and_batch(None, RULES[0], "softmax_cross_entropy")
-    network, count = trainer.network, trainer.network.step
+    network, count = trainer.network, trainer.optimizer.count
     params, grads = network.params, network.grads
     trainer.step(x, y)
-    assert network.step is count
+    assert trainer.optimizer.count is count
     assert int(count) == 2
     assert network.params is params
     assert network.grads is grads
