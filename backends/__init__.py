@@ -9,6 +9,7 @@ if __name__ != "mlpkit.backends":
     raise ImportError("this folder is mlpkit.backends; run pip install -e . and import that")
 
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,13 @@ def get_backend(name: Any = "numpy") -> Backend:
     raise TypeError(
         f"a backend is a name, an Array API namespace or a Backend, got {type(name).__name__}"
     )
+
+
+def find_backend(name: str) -> Backend:
+    """The backend whose attribute `name` this is: as `get_backend`, or a library's namespace."""
+    if name in BUILTIN or name in _plugins():
+        return get_backend(name)
+    return get_backend(import_module(name))
 
 
 def available_backends() -> dict[str, str]:

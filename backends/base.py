@@ -41,6 +41,12 @@ class Backend:
         self._constants: dict[Any, Array] = {}
         self._require_writable_views()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle is the backend of that name, wherever it is opened."""
+        from mlpkit.backends import find_backend
+
+        return find_backend, (self.name,)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
@@ -70,6 +76,8 @@ class Backend:
 
         Raises TypeError for an array of another library: moving it is the caller's decision.
         """
+        if type(values).__name__ == "MaskedArray":  # NumPy's own, but its mask would be lost
+            raise TypeError("got a masked array: fill or drop what is masked first")
         if self.owns(values):
             if not self.xp.isdtype(values.dtype, NUMBERS):
                 raise TypeError(f"expected numbers, got an array of dtype {values.dtype}")

@@ -18,6 +18,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     from difflib import get_close_matches
 
     known = sorted(known)
-    nearest = get_close_matches(str(name), known, n=1)
+    nearest = get_close_matches(str(name).lower(), known, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")

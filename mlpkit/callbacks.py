@@ -139,7 +139,7 @@ class JSONLinesLog(Callback):
 
 def _line(row: Row) -> str:
     """A row as JSON; the loss of a member that has diverged is null, for JSON has no NaN."""
-    finite = json.loads(json.dumps(row), parse_constant=lambda constant: None)
+    finite = json.loads(json.dumps(row, default=float), parse_constant=lambda constant: None)
     return json.dumps(finite) + "\n"
 
 

@@ -197,7 +197,7 @@ def _training_settings(trainer: "Trainer") -> dict[str, Any]:
 def _write(path: str | Path, tensors: Tensors, content: dict[str, Any]) -> None:
     from safetensors.numpy import save as serialize
 
-    text = json.dumps({"format": FORMAT} | content)
+    text = json.dumps({"format": FORMAT} | content, default=float)
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     metadata = {"mlpkit": text, "sha256": _digest(text, tensors)}
     write_atomically(path, serialize(tensors, metadata=metadata))

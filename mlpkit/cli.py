@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,6 @@ from mlpkit.progress import show
 
 app = typer.Typer(
     name="mlpkit",
-    help="Multilayer perceptrons on NumPy, CuPy or any Array API library.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,7 +69,8 @@ def train(
     activation: Annotated[str, typer.Option(help="Of the hidden layers.")] = DEFAULT.activation,
     dropout: Annotated[float, typer.Option(help="Rate after each hidden layer.")] = DEFAULT.dropout,
     members: Annotated[
-        int | None, typer.Option(help="Networks trained at once, with seeds SEED, SEED+1, ...")
+        int | None,
+        typer.Option(help="Networks trained at once, with weights of seeds SEED, SEED+1, ..."),
     ] = None,
     optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = DEFAULT.optimizer,
     lr: Annotated[
@@ -91,7 +92,8 @@ def train(
     backend: BackendName = DEFAULT.backend,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = DEFAULT.dtype,
     folder: Annotated[
-        Path | None, typer.Option("--run", help="Folder for the run; runs/DATE-TIME by default.")
+        Path | None,
+        typer.Option("--run", help="Folder of the run; by default a new one in runs/."),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -103,6 +105,8 @@ def train(
         if resume is not None:
             _refuse_other_options(context)
             settings = run.saved_settings(resume)
+            if data is not None:
+                settings = replace(settings, data=str(Path(data).resolve()))
             images_and_labels = run.load_dataset(settings.dataset, settings.data)
             _run(images_and_labels, settings, resume, resume=True)
             return
@@ -125,7 +129,9 @@ def train(
             backend=backend,
             dtype=dtype,
         )
-        _run(images_and_labels, settings, folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+        # The process, too, for two runs may begin in one second.
+        unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        _run(images_and_labels, settings, folder or Path("runs") / unique)
 
 
 def _run(data: run.Data, settings: run.RunSettings, folder: Path, resume: bool = False) -> None:
@@ -133,14 +139,18 @@ def _run(data: run.Data, settings: run.RunSettings, folder: Path, resume: bool =
     network = trainer.network
     print(network.summary())
     print(f"dataset {settings.dataset}, backend {network.backend.name}, run {folder}", flush=True)
-    figures = run.train(trainer, data, settings, folder, [mlpkit.Progress()], resume)
+    try:
+        figures = run.train(trainer, data, settings, folder, [mlpkit.Progress()], resume)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: mlpkit train --resume {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
     print(f"test accuracy {show(figures['accuracy'])}  loss {show(figures['loss'])}")
 
 
 def _refuse_other_options(context: typer.Context) -> None:
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-    if others := sorted(set(given) - {"resume"}):
+    if others := sorted(set(given) - {"resume", "data"}):
         raise ValueError(f"a resumed run keeps its settings: --resume goes without {others}")
 
 
@@ -211,10 +221,21 @@ def predict(
 @app.command(name="info")
 def info_command() -> None:
     """Print versions, devices, BLAS and threads: the block for a bug report."""
-    report = info.describe()
-    width = max(map(len, report))
-    for name, value in report.items():
-        print(f"{name:<{width}}  {value}")
+    with user_errors():
+        report = info.describe()
+        width = max(map(len, report))
+        for name, value in report.items():
+            print(f"{name:<{width}}  {value}")
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Multilayer perceptrons on NumPy, CuPy or any Array API library."""
+    if version:
+        print(mlpkit.__version__)
+        raise typer.Exit
 
 
 def main() -> None:

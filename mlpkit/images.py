@@ -7,22 +7,24 @@ from numpy.typing import NDArray
 
 from mlpkit.data import read_idx
 
-SIDE = 28
+SIDE = 28  # pixels of an image
+BOX = 20  # pixels of the digit in it
 
 
 def read_images(path: str | Path) -> NDArray[np.uint8]:
     """The images in a file as (N, 784) uint8, white on black.
 
-    An IDX file holds N images of 28 x 28 bytes.  Any other file is one picture: what is transparent
-    counts as white paper, a bright border as paper to be made black, and the whole is brought to
-    28 x 28 pixels.
+    An IDX file holds N images of 28 x 28 bytes.  Any other file is one picture of a digit, dark on
+    light or light on dark.  If it has 28 x 28 pixels it is taken as it is; else it is prepared as
+    MNIST was: what is brighter than the background is brought into a square of 20 x 20 pixels, and
+    its centre of mass into the middle of 28 x 28.
 
     Raises
     ------
     OSError
         The file cannot be read.
     ValueError
-        It is neither an IDX file of such images nor a picture.
+        It is neither an IDX file of such images nor a picture, or the picture is blank.
     """
     with Path(path).open("rb") as file:
         magic = file.read(2)
@@ -44,10 +46,34 @@ def _read_picture(path: str | Path) -> NDArray[np.uint8]:
             colours = picture.convert("RGBA")
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"{path} is no picture that can be read: {error}") from error
-    paper = Image.new("RGBA", colours.size, "white")
-    grey = Image.alpha_composite(paper, colours).convert("L")
-    pixels = np.asarray(grey)
+    # What is transparent is white paper, unless the ink is white too.
+    for paper in ("white", "black"):
+        sheet = Image.new("RGBA", colours.size, paper)
+        pixels = np.asarray(Image.alpha_composite(sheet, colours).convert("L"))
+        if np.ptp(pixels) > 0:
+            break
+    else:
+        raise ValueError(f"{path} is blank: all its pixels have one colour")
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if edge.mean() > 127:
         pixels = 255 - pixels
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX), np.uint8)
+    return pixels if pixels.shape == (SIDE, SIDE) else _prepared(pixels)
+
+
+def _prepared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A light digit on a dark ground, of any size, as MNIST would have it (28, 28)."""
+    from PIL import Image
+
+    low, high = int(pixels.min()), int(pixels.max())
+    ink = ((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
+    rows, columns = (np.flatnonzero((ink > 64).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, round(BOX * side / max(ink.shape))) for side in ink.shape)
+    small = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BOX))
+    weights = small / small.sum()
+    top = round((SIDE - 1) / 2 - float(weights.sum(axis=1) @ np.arange(height)))
+    left = round((SIDE - 1) / 2 - float(weights.sum(axis=0) @ np.arange(width)))
+    top, left = np.clip(top, 0, SIDE - height), np.clip(left, 0, SIDE - width)
+    sheet = np.zeros((SIDE, SIDE), np.uint8)
+    sheet[top : top + height, left : left + width] = small
+    return sheet

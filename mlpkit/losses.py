@@ -138,7 +138,9 @@ class SoftmaxCrossEntropy(Loss):
         smoothing = number("label_smoothing", self.label_smoothing, below=1.0)
         object.__setattr__(self, "label_smoothing", smoothing)
         if self.class_weights is not None:
-            weights = number("class_weights", tuple(self.class_weights))
+            weights = number("class_weights", self.class_weights)
+            if not isinstance(weights, tuple):
+                raise TypeError(f"class_weights are a list, one per class, got {weights}")
             object.__setattr__(self, "class_weights", weights)
 
     def hyper(self) -> dict[str, PerMember]:

@@ -10,7 +10,7 @@ from mlpkit.activations import Activation, Identity, Sigmoid
 from mlpkit.backends import Array, Backend, get_backend
 from mlpkit.backends.names import unknown_name
 from mlpkit.base import Context, Layer
-from mlpkit.layers import Dense
+from mlpkit.layers import Dense, Dropout
 from mlpkit.parameters import initial_parameters, parameter_slots
 from mlpkit.random import Purpose, check_seed, make_key
 from mlpkit.settings import check_members, positive_int, to_settings
@@ -68,10 +68,26 @@ class Network:
         host = np.empty((len(self.seeds), self.n_parameters), dtype)
         for row, member_seed in zip(host, self.seeds, strict=True):
             row[...] = initial_parameters(self.layers, self._slots, member_seed)
-        self.params = self.backend.asarray(host if members else host[0], self.dtype)
-        self.grads = xp.zeros_like(self.params)
+        self._params = self.backend.asarray(host if members else host[0], self.dtype)
+        self._grads = xp.zeros_like(self._params)
         self.passes = xp.zeros((), dtype=xp.int64)
         self._contexts = [self._context(index) for index in range(len(self.layers))]
+
+    @property
+    def params(self) -> Array:
+        """All parameters; to set them, write into them: the layers hold views."""
+        return self._params
+
+    @property
+    def grads(self) -> Array:
+        """All gradients, of the last backward pass."""
+        return self._grads
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle has parameters of its own, and views of those."""
+        how = (self.layers, self.members, self.backend, self.dtype_name, self.seeds)
+        to_numpy = self.backend.to_numpy
+        return _copied, (how, to_numpy(self.params), to_numpy(self.passes))
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
@@ -216,7 +232,7 @@ class Network:
     @property
     def output(self) -> Activation:
         """The activation that the scores have passed."""
-        last = self.layers[-1]
+        last = next(layer for layer in reversed(self.layers) if not isinstance(layer, Dropout))
         if isinstance(last, Dense):
             return last.g
         return last if isinstance(last, Activation) else Identity()
@@ -224,8 +240,9 @@ class Network:
     def probabilities(self, scores: Array) -> Array:
         """Class probabilities (..., N, C) of scores; for C = 1 that of class 1.
 
-        Linear scores pass a softmax, or a sigmoid for C = 1; those of a sigmoid output are
-        probabilities already.  Another output has none: ValueError.
+        Linear scores are taken as what softmax_cross_entropy, or binary_cross_entropy for C = 1,
+        makes of them, and pass a softmax or a sigmoid; those of a sigmoid output are probabilities
+        already.  Another output has none: ValueError.
         """
         xp = self.backend.xp
         if isinstance(self.output, Sigmoid):
@@ -238,7 +255,10 @@ class Network:
         return exps / xp.sum(exps, axis=-1, keepdims=True)
 
     def classes(self, scores: Array) -> Array:
-        """The most probable class (..., N), int64; for C = 1, whether class 1 has over 0.5."""
+        """The most probable class (..., N), int64; for C = 1, whether class 1 has over 0.5.
+
+        The scores of NaN inputs are NaN, and their class is without meaning.
+        """
         xp = self.backend.xp
         if self.n_out == 1:
             return xp.astype(self.probabilities(scores)[..., 0] > 0.5, xp.int64)
@@ -259,6 +279,14 @@ class Network:
     def predict(self, x: Any) -> Array:
         """`classes` of the scores of x."""
         return self.classes(self.predict_scores(x))
+
+
+def _copied(how: tuple[Any, ...], params: Any, passes: Any) -> Network:
+    layers, members, backend, dtype, seeds = how
+    network = Network(layers, members, backend, dtype, seeds if members else seeds[0])
+    network.params[...] = network.backend.asarray(params)
+    network.passes[...] = int(passes)
+    return network
 
 
 def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:

@@ -188,6 +188,7 @@ class OptimizerState:
     ----------
     vectors : name -> (P,) or (K, P), what the rule remembers
     count : () int64 on the device, the number of updates made so far
+    lr : () or (K, 1) float64 on the device, the learning rate of the last update
     run_steps : () float64, the length of the run that schedules refer to; None before `Trainer.fit`
     """
 
@@ -199,6 +200,7 @@ class OptimizerState:
         self.network = network
         self.vectors = {name: xp.zeros_like(network.params) for name in rule.vectors()}
         self.count = xp.zeros((), dtype=xp.int64)
+        self.lr: Array = None
         self.run_steps: Array | None = None
 
     def begin_run(self, steps: int) -> None:
@@ -208,26 +210,10 @@ class OptimizerState:
             self.run_steps = xp.zeros((), dtype=xp.float64)
         self.run_steps[...] = float(steps)
 
-    def learning_rate(self) -> Array:
-        """The rate of the next update, () or (K, 1) float64."""
-        return self._rate(self._float_count())
-
-    def _rate(self, count: Array) -> Array:
-        return self.rule.schedule(self.network.backend, count, self.run_steps)
-
-    def _float_count(self) -> Array:
-        xp = self.network.backend.xp
-        return xp.astype(self.count, xp.float64)
-
     def step(self) -> None:
         """Update the parameters from the gradients, and count the update."""
-        network, count = self.network, self._float_count()
-        self.rule.update(
-            network.backend,
-            network.params,
-            network.grads,
-            self.vectors,
-            self._rate(count),
-            count,
-        )
+        network, backend = self.network, self.network.backend
+        count = backend.xp.astype(self.count, backend.xp.float64)
+        self.lr = self.rule.schedule(backend, count, self.run_steps)
+        self.rule.update(backend, network.params, network.grads, self.vectors, self.lr, count)
         self.count[...] = self.count + 1

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
 
 REFRESH = 0.5  # seconds between two looks at the loss, each of which waits for the device
+PLAIN = ("epoch", "seconds", "samples_per_second")  # written by `describe` in its own way
 
 
 class Progress(Callback):
-    """A bar with the loss, the metrics and the speed (Rich) on a terminal, else plain lines.
+    """A bar with the loss, the last figures and the speed (Rich) on a terminal, else plain lines.
 
     Parameters
     ----------
@@ -26,23 +27,26 @@ class Progress(Callback):
         self.stream = stream or sys.stderr
         self._bar: Any = None
         self._looked = 0.0
+        self._judged = ""  # the validation of the last epoch
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         if not self.stream.isatty():
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
         )
         self._bar = Bar(*columns, console=Console(file=self.stream), transient=True)
-        self._task = self._bar.add_task("", total=None, epoch="", figures="")
+        steps = trainer.steps_per_epoch * trainer.epochs
+        done = trainer.steps_per_epoch * trainer.epoch
+        fields = {"epoch": trainer.epoch + 1, "epochs": trainer.epochs, "figures": ""}
+        self._task = self._bar.add_task("", total=steps, completed=done, **fields)
         self._bar.start()
 
     def on_step_end(self, trainer: "Trainer") -> None:
@@ -52,15 +56,19 @@ class Progress(Callback):
         now = time.monotonic()
         if now - self._looked > REFRESH:
             self._looked = now
-            loss = trainer.network.backend.to_numpy(trainer.last_loss)
-            self._bar.update(self._task, figures=f"loss {show(loss)}")
+            loss = show(trainer.network.backend.to_numpy(trainer.last_loss))
+            speed = self._bar.tasks[0].speed or 0.0
+            figures = f"loss {loss}  {self._judged}{speed:,.0f} steps/s"
+            self._bar.update(self._task, epoch=trainer.epoch + 1, figures=figures)
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         line = describe(row)
         if self._bar is None:
             print(line, file=self.stream, flush=True)
-        else:
-            self._bar.console.print(line, highlight=False)
+            return
+        self._bar.console.print(line, highlight=False)
+        judged = [f"{name} {show(v)}  " for name, v in row.items() if name.startswith("val_")]
+        self._judged = "".join(judged)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -73,9 +81,6 @@ def describe(row: Row) -> str:
     figures = [f"{name} {show(v)}" for name, v in row.items() if name not in PLAIN]
     speed = f"{row['seconds']:.2f} s  {row['samples_per_second']:,.0f} samples/s"
     return "  ".join([f"epoch {row['epoch']:>3}", *figures, speed])
-
-
-PLAIN = ("epoch", "seconds", "samples_per_second")
 
 
 def show(value: Any) -> str:

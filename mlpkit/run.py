@@ -98,6 +98,8 @@ def train(
     n = len(x) - settings.validation
     if settings.validation < 0 or n < 1:
         raise ValueError(f"validation must lie in [0, {len(x) - 1}], got {settings.validation}")
+    if settings.patience is not None and settings.validation == 0:
+        raise ValueError("patience needs validation: there is no val_loss to watch without it")
     if resume:
         restore_state(trainer, folder / STATE)
     elif (folder / STATE).exists():

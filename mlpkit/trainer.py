@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,12 @@ class History:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
     def __getitem__(self, column: str) -> list[Any]:
         """One column over the epochs, such as history["val_loss"]."""
         return [row[column] for row in self.rows]
@@ -48,6 +54,7 @@ class Trainer:
     ----------
     history : one row per epoch
     epoch : epochs made so far
+    epochs, steps_per_epoch : of the current or last `fit`
     stop : set by a callback to end the training after the epoch
     last_loss : () or (K,), on the device
     callbacks : those of the current or last `fit`, by name
@@ -63,11 +70,10 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         optimizer = Adam(1e-3) if optimizer is None else optimizer
-        if not isinstance(network, Network) or not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                "a Trainer takes a Network and an Optimizer such as mlpkit.Adam(1e-3), "
-                f"got {network!r} and {optimizer!r}"
-            )
+        if not isinstance(network, Network):
+            raise TypeError(f"a Trainer trains a Network, got {network!r}")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"expected an Optimizer such as mlpkit.Adam(1e-3), got {optimizer!r}")
         if isinstance(metrics, str):
             raise TypeError(f"metrics is a list of names, got {metrics!r}")
         self.network = network
@@ -77,6 +83,7 @@ class Trainer:
         self.seed = check_seed(seed)
         self.history = History()
         self.epoch = 0
+        self.epochs = self.steps_per_epoch = 0
         self.stop = False
         self.last_loss: Array = None
         self.callbacks: dict[str, Callback] = {}
@@ -92,12 +99,30 @@ class Trainer:
                 f"{network.output.name}; build it with output='linear'"
             )
 
+        if "accuracy" in self.metrics:
+            self._check_accuracy()
+
+    def _check_accuracy(self) -> None:
+        """Refuse an accuracy that would not be what it seems."""
+        linear = isinstance(self.network.output, Identity)
+        if self.network.n_out > 1 and self.loss.name == "binary_cross_entropy":
+            raise ValueError(
+                "accuracy is of one class a sample, but binary_cross_entropy on several outputs "
+                "lets a sample have several"
+            )
+        if self.network.n_out == 1 and linear and not self.loss.on_scores:
+            raise ValueError(
+                f"accuracy with one linear output and {self.loss.name} has no threshold: "
+                "use binary_cross_entropy, or output='sigmoid'"
+            )
+
     # ---- one step ------------------------------------------------------------------------------
 
     def step(self, x: Any, targets: Any) -> Array:
         """One update from one batch; the loss before it, () or (K,), stays on the device.
 
         x (N, D) or (K, N, D); targets (N,), (N, C), (K, N) or (K, N, C) as the loss takes them.
+        Shapes and dtypes are checked, values are not: labels out of range and NaN go unnoticed.
         """
         network, backend = self.network, self.network.backend
         scores, backward = network.forward(x, train=True)  # 1  forward pass
@@ -132,7 +157,7 @@ class Trainer:
         Returns
         -------
         The history, which has a row per epoch: epoch, loss (mean over the epoch's samples), the
-        val_ columns, lr (of the first step), seconds (of training alone), samples_per_second.
+        val_ columns, lr (of the last step), seconds (of training alone), samples_per_second.
 
         Raises
         ------
@@ -157,9 +182,10 @@ class Trainer:
             raise ValueError(f"the restored training had callbacks that are missing: {missing}")
         # Nothing has changed so far: a fit that is refused can be called again.
         self.callbacks = named
+        self.epochs, self.steps_per_epoch = epochs, -(-x.shape[-2] // batch_size)
         self.stop = self.stop and self.restored is not None
         restored, self.restored = self.restored or {}, None
-        self.optimizer.begin_run(epochs * -(-x.shape[-2] // batch_size))
+        self.optimizer.begin_run(epochs * self.steps_per_epoch)
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)
@@ -187,7 +213,6 @@ class Trainer:
         backend, xp = network.backend, network.backend.xp
         n = x.shape[-2]
         axis = -1 if xp.isdtype(targets.dtype, "integral") else -2  # of the samples
-        lr = _host(backend.to_numpy(self.optimizer.learning_rate()))
         start = time.perf_counter()
         order = shuffled(backend, self._order_key, xp.asarray(self.epoch, dtype=xp.int64), n)
         losses = []
@@ -205,7 +230,7 @@ class Trainer:
         return {
             "epoch": self.epoch + 1,
             "loss": _host(sizes @ by_step.astype(np.float64) / n),
-            "lr": lr,
+            "lr": _host(backend.to_numpy(self.optimizer.lr)),
             "seconds": seconds,
             "samples_per_second": n / seconds,
         }

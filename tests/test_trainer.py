@@ -48,8 +48,8 @@ def test_rows_have_these_columns():
     columns = ["epoch", "loss", "lr", "seconds", "samples_per_second", "val_loss", "val_accuracy"]
     assert [list(row) for row in history.rows] == [columns] * 3
     assert history["epoch"] == [1, 2, 3]
-    # The rate of the first step of each epoch; 3 steps an epoch, 9 in all.
-    assert_allclose(history["lr"], 0.1 * (1 + np.cos(np.pi * np.array([0, 3, 6]) / 9)))
+    # The rate of the last step of each epoch; 3 steps an epoch, 9 in all.
+    assert_allclose(history["lr"], 0.1 * (1 + np.cos(np.pi * np.array([2, 5, 8]) / 9)))
     for row in history.rows:
         assert type(row["loss"]) is float
         assert row["seconds"] > 0

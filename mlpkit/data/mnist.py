@@ -123,8 +123,15 @@ def _download(name: str, folder: Path) -> Path:
                 (folder / name).unlink(missing_ok=True)  # a damaged plain copy would be found first
                 return partial.replace(target)
         except (OSError, ValueError) as error:  # what requests raises is an OSError
-            reasons.append(f"  {url}: {' '.join(str(error).split()) or type(error).__name__}")
+            reasons.append(f"  {url}: {_cause(error)}")
     raise DatasetUnavailableError("\n".join(["MNIST cannot be downloaded:", *reasons, THREE_WAYS]))
+
+
+def _cause(error: BaseException) -> str:
+    """What happened first: requests wraps it several times over."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _intact(file: Path, name: str) -> bool:
