@@ -57,8 +57,9 @@ class Progress(Callback):
         if now - self._looked > REFRESH:
             self._looked = now
             loss = show(trainer.network.backend.to_numpy(trainer.last_loss))
-            speed = self._bar.tasks[0].speed or 0.0
-            figures = f"loss {loss}  {self._judged}{speed:,.0f} steps/s"
+            speed = self._bar.tasks[0].speed  # None until there are two steps to tell it from
+            pace = f"{speed:,.0f} steps/s" if speed else ""
+            figures = f"loss {loss}  {self._judged}{pace}"
             self._bar.update(self._task, epoch=trainer.epoch + 1, figures=figures)
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:

@@ -50,6 +50,8 @@ DATA = [
     (lambda: fit(X.astype(complex)), TypeError, "complex128, expected|got .*complex128"),
     (lambda: fit(X.astype(str)), TypeError, "<U32, expected|got .*<U32"),
     (lambda: fit(X.astype(object)), TypeError, "object, expected|got .*object"),
+    (lambda: fit(np.ma.masked_array(X, X > 1)), TypeError, "got a masked array"),
+    (lambda: fit(X * 1e39), ValueError, "x holds NaN or infinite values"),
     (lambda: fit(None), TypeError, "expected numbers, got NoneType with elements of dtype object"),
     # values of x
     (lambda: fit(NAN), ValueError, "x holds NaN or infinite values"),
@@ -125,6 +127,10 @@ SETTINGS = [
     (lambda: mlpkit.SoftmaxCrossEntropy(1), ValueError, "label_smoothing" + RATE),
     (lambda: mlpkit.schedules.cosine(0.1, warmup=1), ValueError, "warmup" + RATE),
     (lambda: mlpkit.schedules.cosine(-0.1), ValueError, r"learning rate must lie in .* got -0\.1"),
+    (
+        lambda: mlpkit.SoftmaxCrossEntropy(class_weights={0: 5.0, 1: 1.0}),
+        TypeError, "class_weights must be a number, got {0: 5.0, 1: 1.0}",
+    ),
     (
         lambda: fit(loss=mlpkit.SoftmaxCrossEntropy(class_weights=(1, 2))),
         ValueError, "got 2 class_weights, 3 classes",

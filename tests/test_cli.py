@@ -256,3 +256,25 @@ def test_python_m_mlpkit_is_the_command(argument, code):
     assert "Traceback" not in done.stderr
     shown = {"info": mlpkit.__version__, "--help": "evaluate", "trian": "trian"}[argument]
     assert shown in done.stdout + done.stderr
+
+
+def test_version():
+    assert mlpkit_("--version").stdout.strip() == mlpkit.__version__
+
+
+def test_an_interrupted_training_says_how_to_go_on(monkeypatch):
+    def interrupt(self, trainer, row):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlpkit.Progress, "on_epoch_end", interrupt)
+        result = train("--run", "here", code=130)
+    assert "interrupted; go on with: mlpkit train --resume here" in result.stderr
+    resumed = mlpkit_("train", "--resume", "here")
+    assert resumed.stdout.splitlines()[-1].startswith("test accuracy ")
+
+
+def test_a_resumed_run_finds_its_data_in_another_folder(run, tmp_path):
+    """--data is the one option beside --resume: the files may have moved."""
+    result = mlpkit_("train", "--resume", run[0], "--data", tmp_path)
+    assert result.stdout.splitlines()[-1] == run[1].splitlines()[-1]

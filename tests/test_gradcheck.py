@@ -150,3 +150,21 @@ def test_only_as_many_elements_as_asked_for_are_moved(monkeypatch, draw):
     monkeypatch.setattr(net, "forward", lambda *args: calls.append(1) or forward(*args))
     check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3), samples=2)
     assert len(calls) == 1 + 2 * 2 * len(["0.weight", "0.bias", "x"])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_kinks_of_dead_layers_are_no_errors(seed):
+    """With biases at zero, a dead layer puts the next one at the kink of its ReLU exactly."""
+    rng = np.random.default_rng(seed)
+    net = MLP([5, 4, 6, 3], dtype="float64", seed=seed)
+    errors = check_gradients(
+        net, "softmax_cross_entropy", rng.standard_normal((6, 5)), [0, 1, 2] * 2
+    )
+    assert max(errors.values()) < 1e-7
+
+
+def test_gradients_that_are_not_numbers_are_errors(draw):
+    net = MLP([3, 2], dtype="float64")
+    net.params[...] = np.nan
+    with pytest.raises(AssertionError):
+        check_gradients(net, "half_squared_error", draw(4, 3), draw(4, 2))

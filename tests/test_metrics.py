@@ -77,3 +77,17 @@ def test_a_metric_of_ones_own():
     figures = trainer.evaluate(X, [0, 1, 2, 0])
     assert list(figures) == ["loss", "accuracy", "largest_score"]
     assert figures["largest_score"] == 9
+
+
+@pytest.mark.parametrize(
+    ("sizes", "loss", "message"),
+    [
+        ([4, 3], "binary_cross_entropy", "lets a sample have several"),
+        ([4, 1], "mean_squared_error", "has no threshold: use binary_cross_entropy"),
+        ([4, 1], "half_squared_error", "has no threshold: use binary_cross_entropy"),
+    ],
+)
+def test_an_accuracy_that_would_not_be_what_it_seems_is_refused(sizes, loss, message):
+    with pytest.raises(ValueError, match=message):
+        mlpkit.Trainer(mlpkit.MLP(sizes), loss, metrics=["accuracy"])
+    mlpkit.Trainer(mlpkit.MLP(sizes), loss)

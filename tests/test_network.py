@@ -1,5 +1,7 @@
 """What a network does with its layers, its parameters and its random masks."""
 
+import copy
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,3 +93,34 @@ def test_the_summary_shows_shapes_and_the_total():
     assert "0.weight (784, 256)" in summary
     assert "Dropout(rate=0.1)" in summary
     assert summary.splitlines()[-1].split() == ["total", *["each", "of", "3", "members"], "235,146"]
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize(
+    "make", [copy.copy, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
+)
+def test_a_copy_has_parameters_of_its_own_and_layers_that_see_them(backend, members, make):
+    network = mlpkit.MLP([4, 5, 3], dropout=0.4, members=members, backend=backend, seed=3)
+    x = np.ones((2, 4))
+    network.forward(x, train=True)
+    twin = make(network)
+    assert twin.backend is network.backend
+    assert twin.settings() == network.settings()
+    again, same = (n.forward(x, train=True)[0] for n in (network, twin))
+    np.testing.assert_array_equal(backend.to_numpy(again), backend.to_numpy(same))
+    twin.params[...] = backend.xp.zeros_like(twin.params)
+    assert not backend.to_numpy(twin.predict_scores(x)).any()
+    assert backend.to_numpy(network.predict_scores(x)).any()
+
+
+def test_the_parameters_cannot_be_taken_from_under_the_layers():
+    network = mlpkit.MLP([2, 2])
+    with pytest.raises(AttributeError, match=r"params.*no setter"):
+        network.params = network.params * 0
+
+
+def test_the_output_is_that_of_the_last_layer_that_changes_it():
+    network = mlpkit.Network([mlpkit.Dense(2, 3), mlpkit.Sigmoid(), mlpkit.Dropout(0.1)])
+    assert network.output == mlpkit.Sigmoid()
+    with pytest.raises(ValueError, match=r"computed from scores, but .* passed sigmoid"):
+        mlpkit.Trainer(network)

@@ -205,3 +205,10 @@ def test_the_other_members_go_on_as_if_it_were_not_there():
 def test_losses_on_scores_refuse_a_sigmoid_output(loss):
     with pytest.raises(ValueError, match=rf"{loss} .* passed sigmoid; build it with output='linea"):
         mlpkit.Trainer(mlpkit.MLP([2, 3], output="sigmoid"), loss)
+
+
+def test_the_history_is_a_sequence_of_rows():
+    x, y = blobs()
+    history = trainer_of().fit(x, y, epochs=2)
+    assert len(history) == 2
+    assert [row["epoch"] for row in history] == history["epoch"] == [1, 2]
