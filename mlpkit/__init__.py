@@ -29,6 +29,7 @@ from mlpkit.checkpoint import restore_state as restore_state
 from mlpkit.checkpoint import save as save
 from mlpkit.checkpoint import save_state as save_state
 from mlpkit.gradcheck import check_gradients as check_gradients
+from mlpkit.history import History as History
 from mlpkit.layers import Dense as Dense
 from mlpkit.layers import Dropout as Dropout
 from mlpkit.losses import BinaryCrossEntropy as BinaryCrossEntropy
@@ -43,7 +44,6 @@ from mlpkit.optimizers import Adam as Adam
 from mlpkit.optimizers import AdamW as AdamW
 from mlpkit.optimizers import Optimizer as Optimizer
 from mlpkit.progress import Progress as Progress
-from mlpkit.trainer import History as History
 from mlpkit.trainer import Trainer as Trainer
 
 if _typing.TYPE_CHECKING:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from mlpkit.checkpoint import save_state
 from mlpkit.files import write_atomically
+from mlpkit.history import Row
 from mlpkit.settings import number, positive_int
 
 if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
-
-Row = dict[str, Any]
 
 
 class Callback:

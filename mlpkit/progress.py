@@ -6,7 +6,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlpkit.callbacks import Callback, Row
+from mlpkit.callbacks import Callback
+from mlpkit.history import Row
 
 if TYPE_CHECKING:
     from mlpkit.trainer import Trainer

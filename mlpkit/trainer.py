@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mlpkit.activations import Identity
 from mlpkit.backends import Array
-from mlpkit.callbacks import Callback, Row
+from mlpkit.callbacks import Callback
+from mlpkit.history import History, Row, host_value
 from mlpkit.losses import Loss, get_loss
 from mlpkit.metrics import Metric, get_metric
 from mlpkit.network import Network
@@ -20,23 +21,6 @@ from mlpkit.settings import check_members, positive_int
 
 # NumPy would warn of each overflow before the loss, which is checked, can say where it came from.
 QUIET = np.errstate(all="ignore")
-
-
-class History:
-    """What each epoch gave: `rows` is a list of dicts, one value per member where there are any."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __getitem__(self, column: str) -> list[Any]:
-        """One column over the epochs, such as history["val_loss"]."""
-        return [row[column] for row in self.rows]
 
 
 class Trainer:
@@ -98,7 +82,6 @@ class Trainer:
                 f"{self.loss.name} is computed from scores, but the network's output has passed "
                 f"{network.output.name}; build it with output='linear'"
             )
-
         if "accuracy" in self.metrics:
             self._check_accuracy()
 
@@ -229,8 +212,8 @@ class Trainer:
         sizes = np.minimum(batch_size, n - np.arange(0, n, batch_size))
         return {
             "epoch": self.epoch + 1,
-            "loss": _host(sizes @ by_step.astype(np.float64) / n),
-            "lr": _host(backend.to_numpy(self.optimizer.lr)),
+            "loss": host_value(sizes @ by_step.astype(np.float64) / n),
+            "lr": host_value(backend.to_numpy(self.optimizer.lr)),
             "seconds": seconds,
             "samples_per_second": n / seconds,
         }
@@ -266,7 +249,9 @@ class Trainer:
         figures = {"loss": loss} | {
             name: metric(network, scores, targets) for name, metric in self.metrics.items()
         }
-        return {name: _host(network.backend.to_numpy(value)) for name, value in figures.items()}
+        return {
+            name: host_value(network.backend.to_numpy(value)) for name, value in figures.items()
+        }
 
     def _check_validation(self, validation: Any) -> tuple[Array, Array]:
         if not isinstance(validation, list | tuple) or len(validation) != 2:
@@ -303,8 +288,3 @@ def _named(callbacks: Iterable[Callback]) -> dict[str, Callback]:
         earlier = sum(type(other).__name__ == kind for other in named.values())
         named[f"{kind}.{earlier}"] = callback
     return named
-
-
-def _host(value: NDArray[Any]) -> Any:
-    """A number, or a list of one per member, for the history."""
-    return np.asarray(value, np.float64).reshape(-1).tolist() if np.ndim(value) else float(value)

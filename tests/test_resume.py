@@ -1,0 +1,124 @@
+"""Trainings that are saved, interrupted and resumed: bit for bit, or not at all."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from small_training import fit, host, trainer_of
+
+import mlpkit
+
+CHANGES = {
+    "network": {"dropout": 0.1},
+    "loss": {"loss": mlpkit.SoftmaxCrossEntropy(label_smoothing=0.1)},
+    "optimizer": {"lr": 0.04},
+    "seed": {"seed": 1},
+}
+
+
+class InterruptionError(Exception):
+    pass
+
+
+class InterruptAfter(mlpkit.Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, trainer, row):
+        if trainer.epoch == self.epoch:
+            raise InterruptionError
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+@pytest.mark.parametrize("name", ["numpy", "array_api_strict"])
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path, name, epoch):
+    backend = mlpkit.get_backend(name if name == "numpy" else pytest.importorskip(name))
+    whole, state = trainer_of(backend), tmp_path / "state"
+    expected = fit(whole, tmp_path / "other", patience=4)
+    last = InterruptAfter(epoch)
+    if epoch == 0:
+        last.on_fit_begin = lambda trainer: last.on_epoch_end(trainer, {})
+    with pytest.raises(InterruptionError):
+        fit(trainer_of(backend), state, 4, last)
+
+    resumed = trainer_of(backend)
+    mlpkit.restore_state(resumed, state)
+    assert resumed.epoch == epoch
+    stopping = fit(resumed, state, patience=4)
+    assert_array_equal(host(resumed.network), host(whole.network))
+    for column in ("epoch", "loss", "val_loss", "lr"):
+        assert resumed.history[column] == whole.history[column]
+    assert sorted(stopping.state()) == ["best", "params", "wait"]
+    for key, array in expected.state().items():
+        assert_array_equal(stopping.state()[key], array)
+
+
+def test_a_training_that_had_stopped_stays_so(tmp_path):
+    whole, resumed = trainer_of(lr=0.5), trainer_of(lr=0.5)
+    fit(whole, tmp_path / "state", patience=1)
+    assert whole.epoch < 6
+    mlpkit.restore_state(resumed, tmp_path / "state")
+    fit(resumed, tmp_path / "state", patience=1)
+    assert resumed.history.rows == whole.history.rows
+    assert_array_equal(host(resumed.network), host(whole.network))
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_training_with_other_settings_is_refused(tmp_path, part):
+    fit(trainer_of(), tmp_path / "state")
+    other = trainer_of(**CHANGES[part])
+    before = host(other.network)
+    with pytest.raises(ValueError, match=rf"is of a training with another {part}: "):
+        mlpkit.restore_state(other, tmp_path / "state")
+    assert_array_equal(host(other.network), before)
+    assert (other.epoch, other.history.rows, other.restored) == (0, [], None)
+    fit(other, tmp_path / "state")
+
+
+def test_a_model_is_no_state_but_a_state_has_a_model(tmp_path):
+    trainer = trainer_of()
+    mlpkit.save(trainer.network, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model holds a network, but no state of a training"):
+        mlpkit.restore_state(trainer, tmp_path / "model")
+    mlpkit.save_state(trainer, tmp_path / "state")
+    assert_array_equal(host(mlpkit.load(tmp_path / "state")), host(trainer.network))
+
+
+class Remembering(mlpkit.Callback):
+    """Has a state with a dotted name, and forgets it when a fit begins."""
+
+    def __init__(self):
+        self.seen = np.zeros(1)
+
+    def on_fit_begin(self, trainer):
+        self.seen = np.zeros(1)
+
+    def on_epoch_end(self, trainer, row):
+        self.seen = self.seen + 1
+
+    def state(self):
+        return {"epochs.seen": self.seen}
+
+    def restore(self, state):
+        self.seen = state["epochs.seen"]
+
+
+def test_a_fit_that_is_refused_leaves_the_restored_state_for_the_next(tmp_path):
+    x, y = np.eye(4), [0, 1, 2, 0]
+    first = trainer_of()
+    callbacks = [Remembering(), mlpkit.Checkpoint(tmp_path / "state")]
+    first.fit(x, y, 2, callbacks=callbacks)
+
+    resumed, remembering = trainer_of(), Remembering()
+    mlpkit.restore_state(resumed, tmp_path / "state")
+    with pytest.raises(ValueError, match=r"callbacks that are missing: \['Remembering.0'\]"):
+        resumed.fit(x, y, 4, callbacks=[])
+    resumed.fit(x, y, 4, callbacks=[remembering])
+    assert remembering.seen == 4
+    assert resumed.epoch == 4
+
+
+def test_a_checkpoint_before_a_callback_with_a_state_is_refused(tmp_path):
+    callbacks = [mlpkit.Checkpoint(tmp_path / "state"), mlpkit.EarlyStopping("loss")]
+    with pytest.raises(ValueError, match="give EarlyStopping before Checkpoint"):
+        trainer_of().fit(np.eye(4), [0, 1, 2, 0], 2, callbacks=callbacks)
+    assert not (tmp_path / "state").exists()
