@@ -41,8 +41,11 @@ class Backend:
         self._constants: dict[Any, Array] = {}
         self._require_writable_views()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy or a pickle is the backend of that name, wherever it is opened."""
+        """A pickle is the backend of that name, wherever it is opened."""
         from mlpkit.backends import find_backend
 
         return find_backend, (self.name,)

@@ -177,7 +177,8 @@ def _checked_progress(path: str | Path, progress: Any) -> dict[str, Any]:
     kinds = {"passes": int, "updates": int, "epoch": int, "stop": bool, "history": list}
     if not isinstance(progress, dict) or {k: type(v) for k, v in progress.items()} != kinds:
         raise ValueError(f"{path}: the progress of the training is damaged: {progress!r:.80}")
-    if not 0 <= progress["epoch"] <= progress["updates"] <= progress["passes"] < 2**63:
+    counts = [progress[name] for name in ("passes", "updates", "epoch")]
+    if not all(0 <= count < 2**63 for count in counts):
         raise ValueError(f"{path}: impossible progress, {progress!r:.80}")
     return progress
 

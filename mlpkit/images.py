@@ -1,11 +1,15 @@
 """Pictures of digits, from files to what a network takes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.data import read_idx
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 28  # pixels of an image
 BOX = 20  # pixels of the digit in it
@@ -43,7 +47,7 @@ def _read_picture(path: str | Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as picture:
-            colours = picture.convert("RGBA")
+            colours = _eight_bits(picture).convert("RGBA")
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"{path} is no picture that can be read: {error}") from error
     # What is transparent is white paper, unless the ink is white too.
@@ -58,6 +62,17 @@ def _read_picture(path: str | Path) -> NDArray[np.uint8]:
     if edge.mean() > 127:
         pixels = 255 - pixels
     return pixels if pixels.shape == (SIDE, SIDE) else _prepared(pixels)
+
+
+def _eight_bits(picture: "Image.Image") -> "Image.Image":
+    """The picture itself, or one of 16 bits or of floats with its range brought to 0..255."""
+    from PIL import Image
+
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture, np.float64)
+    span = np.ptp(values) or 1.0
+    return Image.fromarray(((values - values.min()) * (255 / span)).astype(np.uint8))
 
 
 def _prepared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -31,6 +31,9 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy}
 
 def get_metric(metric: str | Metric) -> tuple[str, Metric]:
     """A metric with its name; a function of your own goes by its `__name__`."""
-    if callable(metric):
-        return metric.__name__, metric
-    return metric, look_up("metric", metric, METRICS)
+    if not callable(metric):
+        return metric, look_up("metric", metric, METRICS)
+    name = getattr(metric, "__name__", "<lambda>")
+    if name in ("<lambda>", "loss"):
+        raise ValueError(f"a metric goes by the name of its function, and {name!r} is none for it")
+    return name, metric

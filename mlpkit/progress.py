@@ -25,13 +25,15 @@ class Progress(Callback):
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
-        self.stream = stream or sys.stderr
+        self.stream = stream
+        self._out: Any = None
         self._bar: Any = None
         self._looked = 0.0
         self._judged = ""  # the validation of the last epoch
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        if not self.stream.isatty():
+        self._out = self.stream or sys.stderr
+        if not self._out.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -43,7 +45,7 @@ class Progress(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        self._bar = Bar(*columns, console=Console(file=self.stream), transient=True)
+        self._bar = Bar(*columns, console=Console(file=self._out), transient=True)
         steps = trainer.steps_per_epoch * trainer.epochs
         done = trainer.steps_per_epoch * trainer.epoch
         fields = {"epoch": trainer.epoch + 1, "epochs": trainer.epochs, "figures": ""}
@@ -66,7 +68,7 @@ class Progress(Callback):
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         line = describe(row)
         if self._bar is None:
-            print(line, file=self.stream, flush=True)
+            print(line, file=self._out, flush=True)
             return
         self._bar.console.print(line, highlight=False)
         judged = [f"{name} {show(v)}  " for name, v in row.items() if name.startswith("val_")]
@@ -75,7 +77,7 @@ class Progress(Callback):
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = self._out = None
 
 
 def describe(row: Row) -> str:

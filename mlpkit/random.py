@@ -2,7 +2,7 @@
 
 There is no generator with a hidden state: a key stands for (seed, purpose, index), and every number
 under it is found by its step and its position.  The same key gives the same bits on every backend,
-nothing but the step count has to be saved, and two purposes or two seeds never share numbers.
+nothing but counts has to be saved, and two purposes or two seeds never share numbers.
 """
 
 from enum import IntEnum

@@ -61,6 +61,8 @@ def load_dataset(name: str, folder: str | None) -> Data:
     look_up("dataset", name, HELD_OUT)
     if name == "mnist":
         return mnist(folder)
+    if folder is not None:
+        raise ValueError(f"{name} are drawn, they take no folder of data, got {folder}")
     return digits(DRAWN_TRAIN, seed=0), digits(DRAWN_TEST, seed=1)
 
 

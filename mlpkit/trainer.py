@@ -13,7 +13,7 @@ from mlpkit.backends import Array
 from mlpkit.callbacks import Callback
 from mlpkit.history import History, Row, host_value
 from mlpkit.losses import Loss, get_loss
-from mlpkit.metrics import Metric, get_metric
+from mlpkit.metrics import Metric, accuracy, get_metric
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
 from mlpkit.random import Purpose, check_seed, make_key, shuffled
@@ -82,7 +82,7 @@ class Trainer:
                 f"{self.loss.name} is computed from scores, but the network's output has passed "
                 f"{network.output.name}; build it with output='linear'"
             )
-        if "accuracy" in self.metrics:
+        if accuracy in self.metrics.values():
             self._check_accuracy()
 
     def _check_accuracy(self) -> None:
@@ -163,17 +163,17 @@ class Trainer:
             )
         if missing := sorted(set(self.restored or {}) - set(named)):
             raise ValueError(f"the restored training had callbacks that are missing: {missing}")
-        # Nothing has changed so far: a fit that is refused can be called again.
+        # A fit that is refused, here or by a callback, can be called again: `restored` stays.
         self.callbacks = named
         self.epochs, self.steps_per_epoch = epochs, -(-x.shape[-2] // batch_size)
         self.stop = self.stop and self.restored is not None
-        restored, self.restored = self.restored or {}, None
         self.optimizer.begin_run(epochs * self.steps_per_epoch)
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)
-                if name in restored:
-                    callback.restore(restored[name])
+                if self.restored and name in self.restored:
+                    callback.restore(self.restored[name])
+            self.restored = None
             while self.epoch < epochs and not self.stop:
                 row = self._epoch(x, targets, batch_size)
                 if validation is not None:

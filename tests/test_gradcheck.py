@@ -168,3 +168,18 @@ def test_gradients_that_are_not_numbers_are_errors(draw):
     net.params[...] = np.nan
     with pytest.raises(AssertionError):
         check_gradients(net, "half_squared_error", draw(4, 3), draw(4, 2))
+
+
+@pytest.mark.parametrize("sizes", [[2, 4, 1], [2, 8, 1], [2, 4, 4, 1]], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_a_blank_row_and_no_biases_put_everything_at_a_kink(sizes, seed):
+    x, y = [[0.0, 0], [0, 1], [1, 0], [1, 1]], [0.0, 1, 1, 0]
+    net = MLP(sizes, dtype="float64", seed=seed)
+    check_gradients(net, "binary_cross_entropy", x, y, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("z", [1e-7, 1e-6, 3e-6, 8e-6, -4e-6])
+def test_a_kink_beside_the_sample_is_left_behind(z):
+    net = MLP([1, 1, 1], dtype="float64")
+    net.params[...] = np.array([1.0, 0, 1, 0])
+    check_gradients(net, "half_squared_error", [[z], [1.0]], [[2.0], [1.0]])

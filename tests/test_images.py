@@ -75,3 +75,11 @@ def test_a_stroke_one_pixel_wide(tmp_path):
     image = read(tmp_path / "one.png", pixels)
     assert np.count_nonzero(image.any(axis=1)) == 20
     assert image.max() == 255
+
+
+def test_pictures_of_sixteen_bits_keep_their_greys(tmp_path):
+    pixels = picture(ground=40, ink=230)
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    (image,) = read_images(tmp_path / "a.png")
+    expected = read(tmp_path / "b.png", pixels)
+    np.testing.assert_allclose(image.reshape(28, 28), expected, atol=3)

@@ -1,5 +1,7 @@
 """Metrics, and the predictions they are made of."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,13 @@ def test_an_accuracy_that_would_not_be_what_it_seems_is_refused(sizes, loss, mes
     with pytest.raises(ValueError, match=message):
         mlpkit.Trainer(mlpkit.MLP(sizes), loss, metrics=["accuracy"])
     mlpkit.Trainer(mlpkit.MLP(sizes), loss)
+
+
+def loss(network, scores, targets):
+    return network.backend.xp.max(scores)
+
+
+@pytest.mark.parametrize("metric", [loss, lambda *a: a[1], functools.partial(loss)])
+def test_a_metric_without_a_name_of_its_own_is_refused(metric):
+    with pytest.raises(ValueError, match="goes by the name of its function"):
+        mlpkit.Trainer(linear(WEIGHTS, "numpy"), metrics=[metric])

@@ -122,3 +122,28 @@ def test_a_checkpoint_before_a_callback_with_a_state_is_refused(tmp_path):
     with pytest.raises(ValueError, match="give EarlyStopping before Checkpoint"):
         trainer_of().fit(np.eye(4), [0, 1, 2, 0], 2, callbacks=callbacks)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_fit_refused_by_a_callback_leaves_the_restored_state_too(tmp_path):
+    x, y = np.eye(4), [0, 1, 2, 0]
+    path = tmp_path / "state"
+    trainer_of().fit(x, y, 2, callbacks=[Remembering(), mlpkit.Checkpoint(path)])
+    resumed, remembering = trainer_of(), Remembering()
+    mlpkit.restore_state(resumed, path)
+    with pytest.raises(ValueError, match="give Remembering before Checkpoint"):
+        resumed.fit(x, y, 4, callbacks=[mlpkit.Checkpoint(path), remembering])
+    resumed.fit(x, y, 4, callbacks=[remembering])
+    assert remembering.seen == 4
+
+
+def test_updates_made_by_hand_are_saved_and_restored(tmp_path):
+    trainer = trainer_of()
+    scores, backward = trainer.network.forward(np.eye(4))  # without dropout: no training pass
+    backward(np.ones_like(scores))
+    trainer.optimizer.begin_run(9)
+    trainer.optimizer.step()
+    mlpkit.save_state(trainer, tmp_path / "state")
+    again = trainer_of()
+    mlpkit.restore_state(again, tmp_path / "state")
+    assert int(again.optimizer.count) == 1
+    assert int(again.network.passes) == 0

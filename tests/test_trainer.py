@@ -1,5 +1,6 @@
 """The loop of the training: what it reaches, what it writes down, and when it refuses to go on."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -212,3 +213,13 @@ def test_the_history_is_a_sequence_of_rows():
     history = trainer_of().fit(x, y, epochs=2)
     assert len(history) == 2
     assert [row["epoch"] for row in history] == history["epoch"] == [1, 2]
+
+
+def test_a_trainer_is_copied_with_what_it_remembers():
+    x, y = blobs()
+    trainer = trainer_of()
+    trainer.fit(x, y, epochs=2, callbacks=[mlpkit.Progress()])
+    twin = copy.deepcopy(trainer)
+    histories = [each.fit(x, y, epochs=4) for each in (trainer, twin)]
+    assert histories[0]["loss"] == histories[1]["loss"]
+    assert_array_equal(trainer.network.params, twin.network.params)
