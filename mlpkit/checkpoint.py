@@ -58,10 +58,17 @@ def load(path: str | Path, backend: Any = "numpy", custom: Iterable[type[Layer]]
     ValueError
         It is damaged, or not mlpkit's.
     """
+    return load_with_notes(path, backend, custom)[0]
+
+
+def load_with_notes(
+    path: str | Path, backend: Any = "numpy", custom: Iterable[type[Layer]] = ()
+) -> tuple[Network, dict[str, Any]]:
+    """What `load` gives, and the notes that were saved with it."""
     backend = get_backend(backend)
     content, tensors = read(path)
     try:
-        return _build(content, tensors, backend, custom)
+        return _build(content, tensors, backend, custom), content.get("notes", {})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no network that can be built: {error}") from error
 

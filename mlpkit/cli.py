@@ -183,7 +183,7 @@ def _load(model: Path, backend: str) -> tuple[mlpkit.Network, dict[str, Any]]:
         if not names:
             raise FileNotFoundError(f"{model} holds neither {run.MODEL} nor {run.STATE}")
         model = model / names[0]
-    return mlpkit.load(model, backend), checkpoint.read(model)[0].get("notes", {})
+    return checkpoint.load_with_notes(model, backend)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """A network owns its parameters as one flat vector and runs its layers forward and back."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from mlpkit.backends.names import unknown_name
 from mlpkit.base import Context, Layer
 from mlpkit.layers import Dense, Dropout
 from mlpkit.parameters import initial_parameters, parameter_slots
-from mlpkit.random import Purpose, check_seed, make_key
+from mlpkit.random import Purpose, make_key, member_seeds
 from mlpkit.settings import check_members, positive_int, to_settings
+from mlpkit.stack import fold_activations, widths
 
 DTYPES = ("float32", "float64")
 BYTE_SCALE = 1 / 255  # uint8 inputs are images: 0..255 stands for 0..1
@@ -50,13 +50,13 @@ class Network:
     ) -> None:
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
-        self.layers = _fold_activations(layers)
+        self.layers = fold_activations(layers)
         self.members = None if members is None else positive_int("members", members)
         self.backend: Backend = get_backend(backend)
         self.dtype_name = dtype
         self.dtype = getattr(self.backend.xp, dtype)
-        self.seeds = _member_seeds(seed, self.members)
-        self.n_in, self.n_out = _widths(self.layers)
+        self.seeds = member_seeds(seed, self.members)
+        self.n_in, self.n_out = widths(self.layers)
         for layer in self.layers:
             check_members(str(layer), layer.hyper(), self.members)
 
@@ -287,46 +287,6 @@ def _copied(how: tuple[Any, ...], params: Any, passes: Any) -> Network:
     network.params[...] = network.backend.asarray(params)
     network.passes[...] = int(passes)
     return network
-
-
-def _fold_activations(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, with each activation that follows a linear `Dense` made a part of it."""
-    if not isinstance(layers, Sequence):
-        raise TypeError(f"a network is made of a list of layers, got {layers!r}")
-    folded: list[Layer] = []
-    for layer in layers:
-        if not isinstance(layer, Layer):
-            raise TypeError(f"a network is made of layers, got {layer!r}")
-        own = vars(type(layer))
-        if "__init__" in own and "__dataclass_fields__" not in own:
-            raise TypeError(f"{type(layer).__name__} must be a frozen dataclass of its settings")
-        before = folded[-1] if folded else None
-        linear = isinstance(before, Dense) and isinstance(before.g, Identity)
-        if isinstance(before, Dense) and linear and isinstance(layer, Activation):
-            folded[-1] = replace(before, activation=layer)
-        else:
-            folded.append(layer)
-    return folded
-
-
-def _widths(layers: Sequence[Layer]) -> tuple[int, int]:
-    """Inputs and outputs of the whole network; ValueError where two layers do not fit."""
-    n_in = next((layer.n_in for layer in layers if hasattr(layer, "n_in")), None)
-    width = n_in
-    for layer in layers:
-        width = layer.width(width)
-    if n_in is None or width is None:
-        raise ValueError("a network needs a layer that gives its width, such as Dense")
-    return n_in, width
-
-
-def _member_seeds(seed: Any, members: int | None) -> list[int]:
-    """One seed per member."""
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-        if len(seed) != members:
-            raise ValueError(f"got {len(seed)} seeds, but members={members}")
-        return [check_seed(s) for s in seed]
-    return [check_seed(check_seed(seed) + k) for k in range(members or 1)]
 
 
 def _describe(layer: Layer) -> str:

@@ -5,6 +5,7 @@ under it is found by its step and its position.  The same key gives the same bit
 nothing but counts has to be saved, and two purposes or two seeds never share numbers.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -40,6 +41,15 @@ def check_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ValueError(f"a seed is an integer in [0, 2**64), got {seed!r}")
     return int(seed)
+
+
+def member_seeds(seed: Any, members: int | None) -> list[int]:
+    """One seed per member."""
+    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+        if len(seed) != members:
+            raise ValueError(f"got {len(seed)} seeds, but members={members}")
+        return [check_seed(s) for s in seed]
+    return [check_seed(check_seed(seed) + k) for k in range(members or 1)]
 
 
 def uniform(key: Key, size: int, step: int = 0) -> NDArray[np.float64]:
