@@ -15,11 +15,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpkit.backends.names import look_up
 from mlpkit.backends.threefry import threefry2x32
+from mlpkit.backends.updates import Updates
 
 Array = Any
 Namespace = Any
 DType = Any
+SIGNIFICANT = {"tf32": 11, "bfloat16": 8}  # binary digits of a precision; float32 has 24
 NUMBERS = ("bool", "integral", "real floating")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -31,12 +34,13 @@ class Activation(Protocol):
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array: ...
 
 
-class Backend:
+class Backend(Updates):
     """An array library, the transfers to and from it, and the kernels."""
 
     def __init__(self, xp: Namespace, name: str) -> None:
         self.xp = xp
         self.name = name
+        self.precision: str | None = None
         self._array_type = type(xp.zeros(1))
         self._constants: dict[Any, Array] = {}
         self._require_writable_views()
@@ -48,10 +52,23 @@ class Backend:
         """A pickle is the backend of that name, wherever it is opened."""
         from mlpkit.backends import find_backend
 
-        return find_backend, (self.name,)
+        return find_backend, (self.name, self.precision)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+    def at(self, precision: str | None) -> "Backend":
+        """This backend with the operands of matrix products rounded to a lower precision.
+
+        "tf32" and "bfloat16" keep 11 and 8 significant binary digits; products are summed in
+        float32, as tensor cores do.  Here it shows what a precision does to a training; a backend
+        whose hardware has it overrides `matmul` to be fast.  None for all digits of the dtype.
+        """
+        if precision is not None:
+            look_up("precision", precision, SIGNIFICANT)
+        backend = object.__new__(type(self))
+        backend.__dict__.update(self.__dict__, precision=precision)
+        return backend
 
     def _require_writable_views(self) -> None:
         # As in a network with members: the parts of the rows are not next to each other.
@@ -143,6 +160,7 @@ class Backend:
     ) -> Array:
         """a @ b over the last two axes, either one transposed, the leading axes broadcast."""
         xp = self.xp
+        a, b = self._rounded(a), self._rounded(b)
         product = xp.matmul(
             xp.matrix_transpose(a) if transpose_a else a,
             xp.matrix_transpose(b) if transpose_b else b,
@@ -151,6 +169,14 @@ class Backend:
             return product
         out[...] = product
         return out
+
+    def _rounded(self, a: Array) -> Array:
+        """An operand at the precision of products, by Veltkamp's splitting (Dekker 1971)."""
+        if self.precision is None:
+            return a
+        c = a * (2.0 ** (24 - SIGNIFICANT[self.precision]) + 1)
+        high = c - (c - a)
+        return self.xp.where(self.xp.isfinite(c), high, a)
 
     def bias_activation(
         self, z: Array, bias: Array | None, activation: Activation
@@ -186,8 +212,8 @@ class Backend:
             loss = -1/W sum_n w_n sum_c c_c q_nc log p_nc
             dloss/ds_nc = w_n/W (p_nc sum_k c_k q_nk - c_c q_nc)
 
-        The log-sum-exp is taken after subtracting each row's maximum, so scores of 1e4 are safe.
-        Conventions as torch.nn.functional.cross_entropy.
+        Where W is 0, so is the loss.  The log-sum-exp is taken after subtracting each row's
+        maximum, so scores of 1e4 are safe.  Conventions as torch.nn.functional.cross_entropy.
 
         Parameters
         ----------
@@ -216,6 +242,8 @@ class Backend:
             total = xp.sum(weights_total, axis=-1)
         elif weights is not None:
             total = xp.sum(weights, axis=-1)
+        if not isinstance(total, int):
+            total = xp.where(total > 0, total, xp.ones_like(total))
 
         if label_smoothing is not None:
             targets = (1 - label_smoothing) * targets + label_smoothing / classes
@@ -231,75 +259,7 @@ class Backend:
         loss = -xp.sum(targets * log_p, axis=(-2, -1)) / total
         mass = xp.sum(targets, axis=-1, keepdims=True)
         dscores = exps / sums * mass - targets
-        if not isinstance(total, int):
-            total = xp.reshape(total, (*total.shape, 1, 1))
-        return loss, dscores / total
-
-    # ---- updates of the flat parameters --------------------------------------------------------
-
-    def sgd(
-        self,
-        params: Array,
-        grads: Array,
-        velocity: Array | None,
-        lr: Array,
-        momentum: Array | None = None,
-        weight_decay: Array | None = None,
-        nesterov: bool = False,
-    ) -> None:
-        """One step of gradient descent with momentum, in place (torch.optim.SGD, no dampening).
-
-            g = grad + weight_decay w
-            v = momentum v + g
-            w = w - lr v                   (Nesterov: w - lr (g + momentum v))
-
-        Arrays are (P,) or (K, P), hyper-parameters () or (K, 1) of the same dtype; the velocity
-        is None where there is no momentum.
-        """
-        g = grads if weight_decay is None else grads + weight_decay * params
-        if velocity is not None:
-            velocity[...] = momentum * velocity + g
-            g = g + momentum * velocity if nesterov else velocity
-        params[...] = params - lr * g
-
-    def adam(
-        self,
-        params: Array,
-        grads: Array,
-        mean: Array,
-        square: Array,
-        lr: Array,
-        beta1: Array,
-        beta2: Array,
-        eps: Array,
-        step: Array,
-        weight_decay: Array | None = None,
-        decoupled: bool = False,
-    ) -> None:
-        """One step of Adam, in place (Kingma and Ba 2015; decoupled: Loshchilov and Hutter 2019).
-
-            g = grad + weight_decay w      (decoupled: g = grad, w = w (1 - lr weight_decay))
-            m = beta1 m + (1 - beta1) g
-            v = beta2 v + (1 - beta2) g^2
-            w = w - lr/(1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps),  t = step + 1
-
-        Arrays are (P,) or (K, P).  Hyper-parameters are () or (K, 1) in float64: the corrections
-        are computed in it and rounded to the parameters' dtype once.  `step` is () float64.
-        """
-        xp, dtype = self.xp, params.dtype
-        t = step + 1
-        rate = xp.astype(lr / (1 - beta1**t), dtype)
-        root = xp.astype(xp.sqrt(1 - beta2**t), dtype)
-        b1, b2 = xp.astype(beta1, dtype), xp.astype(beta2, dtype)
-        c1, c2 = xp.astype(1 - beta1, dtype), xp.astype(1 - beta2, dtype)
-        g = grads
-        if weight_decay is not None and decoupled:
-            params[...] = params * xp.astype(1 - lr * weight_decay, dtype)
-        elif weight_decay is not None:
-            g = g + xp.astype(weight_decay, dtype) * params
-        mean[...] = b1 * mean + c1 * g
-        square[...] = b2 * square + c2 * g * g
-        params[...] = params - rate * mean / (xp.sqrt(square) / root + xp.astype(eps, dtype))
+        return loss, dscores / (total if isinstance(total, int) else total[..., None, None])
 
     # ---- data and random numbers ---------------------------------------------------------------
 

@@ -1,0 +1,41 @@
+"""Distillation: a network learns from the scores of another."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mlpkit.activations import log_softmax
+from mlpkit.backends import Array, Backend
+from mlpkit.losses.base import Loss
+from mlpkit.settings import PerMember, number
+
+
+@dataclass(frozen=True)
+class SoftTargets(Loss):
+    """T^2 sum_c q_c log(q_c / p_c), mean over the samples; p = softmax(s/T), q = softmax(t/T).
+
+    The targets t are the scores of the network to mimic.  The derivative is T (p - q): the factor
+    T^2 keeps it of one size for all temperatures.  (Hinton, Vinyals and Dean 2015.)
+
+    Parameters
+    ----------
+    temperature : T > 0, or one per member; the higher, the more the unlikely classes count
+    """
+
+    name: ClassVar[str] = "soft_targets"
+    on_scores: ClassVar[bool] = True
+
+    temperature: PerMember = 2.0
+
+    def __post_init__(self) -> None:
+        temperature = number("temperature", self.temperature, low=1e-6)
+        object.__setattr__(self, "temperature", temperature)
+
+    def hyper(self) -> dict[str, PerMember]:
+        return {"temperature": self.temperature}
+
+    def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
+        xp = backend.xp
+        T = backend.constant(self.temperature, scores.dtype, ndim=3)
+        log_p, log_q = log_softmax(xp, scores / T), log_softmax(xp, targets / T)
+        p, q = xp.exp(log_p), xp.exp(log_q)
+        return xp.sum(T * T * q * (log_q - log_p), axis=-1), T * (p - q)
