@@ -56,11 +56,11 @@ def get_backend(name: Any = "numpy") -> Backend:
     )
 
 
-def find_backend(name: str) -> Backend:
-    """The backend whose attribute `name` this is: as `get_backend`, or a library's namespace."""
-    if name in BUILTIN or name in _plugins():
-        return get_backend(name)
-    return get_backend(import_module(name))
+def find_backend(name: str, precision: str | None = None) -> Backend:
+    """The backend whose attributes these are: as `get_backend`, or a library's namespace."""
+    known = name in BUILTIN or name in _plugins()
+    backend = get_backend(name if known else import_module(name))
+    return backend if precision is None else backend.at(precision)
 
 
 def available_backends() -> dict[str, str]:

@@ -25,6 +25,7 @@ class NumPyBackend(Backend):
         transpose_b: bool = False,
         out: Array | None = None,
     ) -> Array:
+        a, b = self._rounded(a), self._rounded(b)
         return np.matmul(
             a.mT if transpose_a else a,
             b.mT if transpose_b else b,
@@ -48,10 +49,12 @@ class NumPyBackend(Backend):
         weight_decay: Array | None = None,
         nesterov: bool = False,
     ) -> None:
-        g = grads if weight_decay is None else grads + weight_decay * params
+        g = self._decayed(params, grads, weight_decay)
+        lr = self._as(params, lr)
         if velocity is None:
             params -= lr * g
             return
+        momentum = self._as(params, momentum)
         velocity *= momentum
         velocity += g
         step = lr * velocity

@@ -1,0 +1,146 @@
+"""L-BFGS: the direction of Newton's method from the last few steps, for full batches."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+from mlpkit.backends import Array
+from mlpkit.backends.base import Namespace
+from mlpkit.network import Network
+from mlpkit.optimizers.base import Evaluate, Optimizer, Update, zeros
+from mlpkit.schedules import Schedule
+from mlpkit.settings import PerMember, positive_int
+
+# Wolfe's conditions, f for the loss along the direction and t for how far to go along it:
+ARMIJO = 1e-4  # f(t) <= f(0) + ARMIJO t f'(0)
+CURVATURE = 0.9  # f'(t) >= CURVATURE f'(0)
+TRIALS = 25
+
+
+@dataclass(frozen=True)
+class LBFGS(Optimizer):
+    """Quasi-Newton steps w = w - t H grad, with H from the last `history` steps.
+
+    With s the change of w in a step and y that of the gradient, H follows from the pairs (s, y) by
+    the recursion in two loops (Nocedal 1980), H_0 = (s y / y y) of the newest pair; a pair with
+    s y <= 1e-10 is left out.  The length t is found by bisection for Wolfe's conditions (Lewis and
+    Overton 2013), for each member by itself; a member for which none is found stays where it is.
+
+    Every step must see all data, without dropout, for gradients of two points are compared.
+
+    Parameters
+    ----------
+    lr : the length t that is tried first; in the very first step at most 1 / sum |grad|
+    history : pairs that are kept
+    max_iter : iterations in one `Trainer.step`
+    line_search : whether t is searched for; if not, it is lr, as in torch.optim.LBFGS by default
+    """
+
+    full_batch: ClassVar[bool] = True
+    recordable: ClassVar[bool] = False
+
+    lr: PerMember | Schedule = 1.0
+    history: int = 10
+    max_iter: int = 20
+    line_search: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("history", self.history)
+        positive_int("max_iter", self.max_iter)
+
+    def memory(self, network: Network) -> dict[str, Array]:
+        xp, dtype = network.backend.xp, network.dtype
+        *stack, P = network.params.shape
+        return zeros(network, "moved", "before") | {
+            "s": xp.zeros((*stack, self.history, P), dtype=dtype),
+            "y": xp.zeros((*stack, self.history, P), dtype=dtype),
+            "rho": xp.zeros((*stack, self.history, 1), dtype=dtype),
+            "gamma": xp.ones((*stack, 1), dtype=dtype),
+        }
+
+    def update(self, on: Update) -> None:
+        network, memory, loss = on.network, on.memory, on.loss
+        xp, params, grads = network.backend.xp, network.params, network.grads
+        if on.evaluate is None:
+            raise ValueError("LBFGS evaluates the loss anew: it works in Trainer.step alone")
+        passes = xp.asarray(network.passes, copy=True)
+
+        def evaluate() -> Array:
+            network.passes[...] = passes - 1  # a pass counts itself, and has its random numbers
+            return on.evaluate()  # type: ignore[misc]
+
+        for iteration in range(self.max_iter):
+            remember(xp, memory, grads)
+            direction = -newton(xp, memory, grads)
+            t = xp.astype(on.lr, params.dtype)
+            if iteration == 0:
+                steep = xp.sum(xp.abs(grads), axis=-1, keepdims=True)
+                short = 1 / xp.where(steep > 1, steep, xp.ones_like(steep))
+                t = t * xp.where(on.step == 0, short, xp.ones_like(short))
+            memory["before"][...] = grads
+            start = xp.asarray(params, copy=True)
+            if self.line_search:
+                t, loss = search(network, start, direction, t, loss, evaluate)
+            memory["moved"][...] = t * direction
+            params[...] = start + memory["moved"]
+            if self.line_search:
+                grads[...] = xp.where(t > 0, grads, memory["before"])
+                if not bool(xp.any(t > 0)):
+                    break  # all members are where they can do no better
+            elif iteration + 1 < self.max_iter:
+                evaluate()
+
+
+def remember(xp: Namespace, memory: dict[str, Array], grads: Array) -> None:
+    """Take in the pair of the last step: s = moved and y = grads - before, if s y > 1e-10."""
+    s, y = memory["moved"], grads - memory["before"]
+    sy, yy = (xp.sum(a * y, axis=-1, keepdims=True) for a in (s, y))  # (..., 1)
+    taken = sy > 1e-10
+    one = xp.ones_like(sy)
+    rho = 1 / xp.where(taken, sy, one)
+    for kept, new in ((memory["s"], s), (memory["y"], y), (memory["rho"], rho)):
+        pairs = xp.concat([kept[..., 1:, :], xp.expand_dims(new, axis=-2)], axis=-2)
+        kept[...] = xp.where(xp.expand_dims(taken, axis=-1), pairs, kept)
+    memory["gamma"][...] = xp.where(taken, sy / xp.where(taken, yy, one), memory["gamma"])
+
+
+def newton(xp: Namespace, memory: dict[str, Array], grads: Array) -> Array:
+    """H grad."""
+    s, y, rho = memory["s"], memory["y"], memory["rho"]
+    q, alphas = grads, []
+    for i in reversed(range(rho.shape[-2])):
+        alphas.append(rho[..., i, :] * xp.sum(s[..., i, :] * q, axis=-1, keepdims=True))
+        q = q - alphas[-1] * y[..., i, :]
+    r = memory["gamma"] * q
+    for i, alpha in enumerate(reversed(alphas)):
+        beta = rho[..., i, :] * xp.sum(y[..., i, :] * r, axis=-1, keepdims=True)
+        r = r + (alpha - beta) * s[..., i, :]
+    return r
+
+
+def search(
+    network: Network, start: Array, direction: Array, t: Array, loss: Array, evaluate: Evaluate
+) -> tuple[Array, Array]:
+    """A length t (..., 1) that meets Wolfe's conditions, 0 where none is found; and the loss there.
+
+    Doubled until it is too long, then halved between one too short and one too long.
+    """
+    xp, params, grads = network.backend.xp, network.params, network.grads
+    slope = xp.sum(grads * direction, axis=-1, keepdims=True)
+    t = t + 0 * slope  # one for each member
+    short, long = xp.zeros_like(t), xp.zeros_like(t) + inf
+    for _ in range(TRIALS):
+        params[...] = start + t * direction
+        found = evaluate()
+        slope_there = xp.sum(grads * direction, axis=-1, keepdims=True)
+        fell = found[..., None] <= loss[..., None] + ARMIJO * t * slope  # NaN has not
+        flat = slope_there >= CURVATURE * slope
+        done = fell & flat
+        if bool(xp.all(done)):
+            break
+        long = xp.where(fell, long, t)
+        short = xp.where(fell & ~flat, t, short)
+        between = xp.where(long < inf, (short + long) / 2, 2 * t)
+        t = xp.where(done, t, between)
+    return xp.where(done, t, xp.zeros_like(t)), xp.where(done[..., 0], found, loss)
