@@ -1,10 +1,13 @@
 """What a training writes down, on the host."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlpkit.backends import Array, Backend
 
 Row = dict[str, Any]
 
@@ -26,6 +29,59 @@ class History:
         return [row[column] for row in self.rows]
 
 
+class EpochLosses:
+    """The losses of an epoch's steps, on the device until they are read."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._losses: list[Array] = []
+        self._sizes: list[Any] = []
+        self._earlier: tuple[NDArray[Any], ...] = ()
+
+    def add(self, loss: Array, rows: int, weights: Array | None) -> None:
+        """Take in the loss () or (K,) of a batch of so many rows, or of weights (..., rows)."""
+        self._losses.append(loss)
+        self._sizes.append(rows if weights is None else self._backend.xp.sum(weights, axis=-1))
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The losses (S,) or (S, K), and what each counts, on the host."""
+        if not self._losses:
+            return self._earlier
+        now = tuple(map(self._read, (self._losses, self._sizes)))
+        if not self._earlier:
+            return now
+        return tuple(np.concatenate(parts) for parts in zip(self._earlier, now, strict=True))
+
+    def _read(self, values: list[Any]) -> NDArray[np.float64]:
+        if isinstance(values[0], int):
+            return np.array(values, np.float64)
+        return np.asarray(self._backend.to_numpy(self._backend.xp.stack(values)), np.float64)
+
+    def restore(self, losses: NDArray[Any], sizes: NDArray[Any]) -> None:
+        """Begin with the steps that `arrays` gave."""
+        self._earlier = (losses, sizes)
+
+
+def mean_loss(losses: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.float64]:
+    """The mean over the samples, () or (K,), from (S,) or (S, K)."""
+    sizes = sizes.reshape(sizes.shape + (1,) * (losses.ndim - sizes.ndim))
+    share = sizes / np.maximum(sizes.sum(axis=0), np.finfo(np.float64).tiny)
+    return np.asarray((losses * share).sum(axis=0))
+
+
 def host_value(value: NDArray[Any]) -> Any:
-    """A number, or a list of one per member, for the history."""
-    return np.asarray(value, np.float64).reshape(-1).tolist() if np.ndim(value) else float(value)
+    """A number, or nested lists of them, for the history."""
+    return np.asarray(value, np.float64).tolist()
+
+
+def read(backend: Backend, figures: dict[str, Array]) -> dict[str, Any]:
+    """The figures of the device as `host_value`s, brought to the host in one transfer."""
+    xp = backend.xp
+    arrays = {name: backend.asarray(figure, xp.float64) for name, figure in figures.items()}
+    flat = backend.to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in arrays.values()]))
+    ends = np.cumsum([math.prod(array.shape) for array in arrays.values()])
+    parts = np.split(flat, ends[:-1])
+    return {
+        name: host_value(part.reshape(array.shape))
+        for (name, array), part in zip(arrays.items(), parts, strict=True)
+    }
