@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from mlpkit.backends.names import unknown_name
 from mlpkit.random import Key, normal, uniform
+from mlpkit.settings import one_number
+
+Initializer = str | float  # a name, or the number that all elements begin with
 
 # The variance that each scheme gives a weight (fan_in, fan_out).
 VARIANCES = {
@@ -14,24 +17,42 @@ VARIANCES = {
     "he": lambda fan_in, fan_out: 2.0 / fan_in,  # He and others 2015
     "lecun": lambda fan_in, fan_out: 1.0 / fan_in,  # LeCun and others 1998
 }
-INITIALIZERS = ("zeros", "ones", *(f"{v}_{d}" for v in VARIANCES for d in ("uniform", "normal")))
+INITIALIZERS = (
+    "zeros", "ones", "orthogonal", *(f"{v}_{d}" for v in VARIANCES for d in ("uniform", "normal"))
+)  # fmt: skip
 
 
-def check_initializer(name: str) -> None:
-    """Raise ValueError for a name that is not an initializer."""
-    if not isinstance(name, str) or name not in INITIALIZERS:
-        raise unknown_name("initializer", name, INITIALIZERS)
+def check_initializer(initializer: object) -> None:
+    """Raise ValueError or TypeError for what is neither a number nor a known name."""
+    if not isinstance(initializer, str):
+        one_number("an initializer that is no name", initializer, low=-math.inf)
+    elif initializer not in INITIALIZERS:
+        raise unknown_name("initializer", initializer, INITIALIZERS)
 
 
-def draw(name: str, shape: tuple[int, ...], key: Key) -> NDArray[np.float64]:
-    """A parameter of the given shape, (D, H) or (H,): constant, or of the scheme's variance."""
-    check_initializer(name)
-    if name in ("zeros", "ones"):
-        return np.full(shape, float(name == "ones"))
-    scheme, distribution = name.split("_")
-    std = math.sqrt(VARIANCES[scheme](shape[0], shape[-1]))
+def draw(initializer: Initializer, shape: tuple[int, ...], key: Key) -> NDArray[np.float64]:
+    """A parameter of the given shape, (D, H) or (H,): constant, or random under the key."""
+    check_initializer(initializer)
+    if not isinstance(initializer, str):
+        return np.full(shape, float(initializer))
+    if initializer in ("zeros", "ones"):
+        return np.full(shape, float(initializer == "ones"))
     size = math.prod(shape)
+    if initializer == "orthogonal":
+        return _orthogonal(normal(key, size).reshape(-1, shape[-1])).reshape(shape)
+    scheme, distribution = initializer.split("_")
+    std = math.sqrt(VARIANCES[scheme](shape[0], shape[-1]))
     if distribution == "normal":
         return std * normal(key, size).reshape(shape)
     limit = math.sqrt(3.0) * std  # a uniform number in (-a, a) has variance a^2 / 3
     return limit * (2.0 * uniform(key, size) - 1.0).reshape(shape)
+
+
+def _orthogonal(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Orthonormal columns, or rows where they are fewer, each such matrix as likely as any other.
+
+    Q of a normal matrix, with R's diagonal made positive (Saxe and others 2014, Mezzadri 2007).
+    """
+    q, r = np.linalg.qr(a if a.shape[0] >= a.shape[1] else a.T)
+    q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    return q if a.shape[0] >= a.shape[1] else q.T

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mlpkit.activations import Activation, get_activation
 from mlpkit.backends.base import Array
 from mlpkit.base import Backward, Context, Layer
-from mlpkit.initializers import check_initializer
+from mlpkit.initializers import Initializer, check_initializer
 from mlpkit.settings import PerMember, number, per_member, positive_int
 
 
@@ -18,14 +18,15 @@ class Dense(Layer):
     n_in, n_out : D and H
     activation : g, by name or as an `Activation`
     bias : whether there is a b
-    init : initializer of W; "auto" is what suits the activation.  b starts at zero.
+    init : initializer of W, see `mlpkit.initializers`: a name, a number for a constant, or "auto",
+        what suits the activation.  b starts at zero.
     """
 
     n_in: int
     n_out: int
     activation: str | Activation = "identity"
     bias: bool = True
-    init: str = "auto"
+    init: Initializer = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_in", positive_int("Dense: n_in", self.n_in))
@@ -43,7 +44,7 @@ class Dense(Layer):
         weight: dict[str, tuple[int, ...]] = {"weight": (self.n_in, self.n_out)}
         return weight | {"bias": (self.n_out,)} if self.bias else weight
 
-    def initial(self, name: str) -> str:
+    def initial(self, name: str) -> Initializer:
         if name == "bias":
             return "zeros"
         return self.g.init if self.init == "auto" else self.init

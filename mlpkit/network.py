@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from mlpkit.activations import Activation, Identity, Sigmoid
+from mlpkit.activations import Activation, Identity, Sigmoid, Softmax
 from mlpkit.backends import Array, Backend, get_backend
 from mlpkit.backends.names import unknown_name
 from mlpkit.base import Context, Layer
 from mlpkit.layers import Dense, Dropout
-from mlpkit.parameters import initial_parameters, parameter_slots
-from mlpkit.random import Purpose, make_key, member_seeds
+from mlpkit.parameters import Slot, buffer_slots, initial_vector, parameter_slots, size
+from mlpkit.random import Key, Purpose, inner_key, make_key, member_seeds
 from mlpkit.settings import check_members, positive_int, to_settings
-from mlpkit.stack import fold_activations, widths
+from mlpkit.stack import chain, fold_activations, walk, widths
 
 DTYPES = ("float32", "float64")
 BYTE_SCALE = 1 / 255  # uint8 inputs are images: 0..255 stands for 0..1
@@ -32,10 +32,14 @@ class Network:
     dtype : "float32" or "float64", of parameters and activations
     seed : in [0, 2**64), for the initial weights and the dropout masks.  With K members, one seed
         each, or an integer s that stands for s, s + 1, ..., s + K - 1.
+    multilabel : whether a sample may have several classes, each output being one of them
+    precision : of the operands of matrix products in float32, "tf32" or "bfloat16", see
+        `Backend.at`; None for float32 itself
 
     Attributes
     ----------
     params, grads : (P,) or (K, P), flat, on the device
+    buffers : (B,) or (K, B), what layers remember beside their parameters
     passes : () int64 on the device, the number of training passes begun, each of which draws new
         dropout masks
     """
@@ -47,13 +51,20 @@ class Network:
         backend: Any = "numpy",
         dtype: str = "float32",
         seed: int | Sequence[int] = 0,
+        multilabel: bool = False,
+        precision: str | None = None,
     ) -> None:
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
         self.layers = fold_activations(layers)
         self.members = None if members is None else positive_int("members", members)
         self.backend: Backend = get_backend(backend)
+        if precision is not None:
+            if dtype != "float32":
+                raise ValueError(f"precision={precision!r} is for dtype='float32', not {dtype!r}")
+            self.backend = self.backend.at(precision)
         self.dtype_name = dtype
+        self.multilabel = bool(multilabel)
         self.dtype = getattr(self.backend.xp, dtype)
         self.seeds = member_seeds(seed, self.members)
         self.n_in, self.n_out = widths(self.layers)
@@ -61,17 +72,24 @@ class Network:
             check_members(str(layer), layer.hyper(), self.members)
 
         self._slots = parameter_slots(self.layers)
-        if not self._slots:
+        self._buffer_slots = buffer_slots(self.layers)
+        self.n_parameters = size(self._slots)
+        if self.n_parameters == 0:
             raise ValueError("a network needs at least one layer with parameters")
-        self.n_parameters = self._slots[-1].stop
         xp = self.backend.xp
-        host = np.empty((len(self.seeds), self.n_parameters), dtype)
-        for row, member_seed in zip(host, self.seeds, strict=True):
-            row[...] = initial_parameters(self.layers, self._slots, member_seed)
-        self._params = self.backend.asarray(host if members else host[0], self.dtype)
+        self._params = self._initial(self._slots)
         self._grads = xp.zeros_like(self._params)
+        self._buffers = self._initial(self._buffer_slots)
         self.passes = xp.zeros((), dtype=xp.int64)
-        self._contexts = [self._context(index) for index in range(len(self.layers))]
+        keys = [
+            [make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds]
+            for index in range(len(self.layers))
+        ]
+        self._contexts = self._contexts_of(self.layers, (), keys)
+
+    def _initial(self, slots: Sequence[Slot]) -> Array:
+        rows = [initial_vector(slots, seed) for seed in self.seeds]
+        return self.backend.asarray(np.stack(rows) if self.members else rows[0], self.dtype)
 
     @property
     def params(self) -> Array:
@@ -83,11 +101,17 @@ class Network:
         """All gradients, of the last backward pass."""
         return self._grads
 
+    @property
+    def buffers(self) -> Array:
+        """What layers such as `BatchNorm` remember beside their parameters."""
+        return self._buffers
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle has parameters of its own, and views of those."""
-        how = (self.layers, self.members, self.backend, self.dtype_name, self.seeds)
-        to_numpy = self.backend.to_numpy
-        return _copied, (how, to_numpy(self.params), to_numpy(self.passes))
+        seed = self.seeds if self.members else self.seeds[0]
+        how = (self.layers, self.members, self.backend, self.dtype_name, seed, self.multilabel)
+        state = (self.params, self.buffers, self.passes)
+        return _copied, (how, [self.backend.to_numpy(array) for array in state])
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
@@ -96,17 +120,29 @@ class Network:
 
     # ---- parameters ----------------------------------------------------------------------------
 
-    def _context(self, index: int) -> Context:
-        xp = self.backend.xp
-        own = [slot for slot in self._slots if slot.layer == index]
-        keys = np.array([make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds], np.int64)
-        return Context(
-            self.backend,
-            {slot.key: slot.view(xp, self.params) for slot in own},
-            {slot.key: slot.view(xp, self.grads) for slot in own},
-            self.backend.asarray(keys if self.members else keys[0]),
-            self.passes,
+    def _contexts_of(
+        self, layers: Sequence[Layer], path: tuple[int, ...], keys: Sequence[Sequence[Key]]
+    ) -> tuple[Context, ...]:
+        """The contexts of layers at `path`, with the random keys (layers, K) of their members."""
+        return tuple(
+            Context(
+                self.backend,
+                self._views(self._slots, self.params, (*path, index)),
+                self._views(self._slots, self.grads, (*path, index)),
+                self._views(self._buffer_slots, self.buffers, (*path, index)),
+                self.backend.asarray(np.array(own if self.members else own[0], np.int64)),
+                self.passes,
+                self._contexts_of(
+                    layer.inner(),
+                    (*path, index),
+                    [[inner_key(key, i) for key in own] for i in range(len(layer.inner()))],
+                ),
+            )
+            for index, (layer, own) in enumerate(zip(layers, keys, strict=True))
         )
+
+    def _views(self, slots: Sequence[Slot], flat: Array, path: tuple[int, ...]) -> dict[str, Array]:
+        return {s.key: s.view(self.backend.xp, flat) for s in slots if s.path == path}
 
     def named_parameters(self) -> dict[str, Array]:
         """Views of the parameters: {"0.weight": (D, H), "0.bias": (H,), "1.weight": ...}.
@@ -119,24 +155,35 @@ class Network:
         """Views of the gradients, like `named_parameters`."""
         return {slot.name: slot.view(self.backend.xp, self.grads) for slot in self._slots}
 
+    def named_buffers(self) -> dict[str, Array]:
+        """Views of the buffers, such as {"1.running_mean": (H,)}."""
+        return {slot.name: slot.view(self.backend.xp, self.buffers) for slot in self._buffer_slots}
+
+    def on_weights(self, flat: Array) -> list[Array]:
+        """Views (D, H) or (K, D, H) of a flat vector, of the weights: the matrices alone."""
+        return [s.view(self.backend.xp, flat) for s in self._slots if len(s.shape) == 2]
+
     def load_parameters(self, values: Mapping[str, Any]) -> None:
-        """Set all parameters from host or device arrays by name; nothing is set if one misfits."""
-        views = self.named_parameters()
-        if set(values) != set(views):
-            missing, extra = sorted(set(views) - set(values)), sorted(set(values) - set(views))
+        """Set all parameters, and such buffers as are given, from host or device arrays by name.
+
+        Nothing is set if one misfits.
+        """
+        parameters = self.named_parameters()
+        known = parameters | self.named_buffers()
+        missing, extra = sorted(set(parameters) - set(values)), sorted(set(values) - set(known))
+        if missing or extra:
             raise ValueError(f"parameters do not match: missing {missing}, unknown {extra}")
         # Copies, for the values may be views of the parameters that are about to change.
         arrays = {
             name: self.backend.xp.asarray(self.backend.asarray(value, self.dtype), copy=True)
             for name, value in values.items()
         }
-        for name, view in views.items():
-            if tuple(arrays[name].shape) != tuple(view.shape):
-                raise ValueError(
-                    f"{name} has shape {tuple(arrays[name].shape)}, expected {tuple(view.shape)}"
-                )
-        for name, view in views.items():
-            view[...] = arrays[name]
+        for name, array in arrays.items():
+            given, wanted = tuple(array.shape), tuple(known[name].shape)
+            if given != wanted:
+                raise ValueError(f"{name} has shape {given}, expected {wanted}")
+        for name, array in arrays.items():
+            known[name][...] = array
 
     def settings(self) -> dict[str, Any]:
         """What `Network` was built from, JSON-able, but for the backend."""
@@ -145,16 +192,19 @@ class Network:
             "members": self.members,
             "dtype": self.dtype_name,
             "seed": self.seeds if self.members else self.seeds[0],
+            "multilabel": self.multilabel,
+            "precision": self.backend.precision,
         }
 
     def summary(self) -> str:
         """A table of the layers with their shapes, and the total of the parameters."""
         rows = [("layer", "parameters", "count")]
-        for index, layer in enumerate(self.layers):
-            own = [slot for slot in self._slots if slot.layer == index]
+        for path, _, layer in walk(self.layers):
+            own = [slot for slot in self._slots if slot.path == path]
             shapes = "  ".join(f"{slot.name} {slot.shape}" for slot in own)
             count = sum(slot.stop - slot.start for slot in own)
-            rows.append((_describe(layer), shapes, f"{count:,}"))
+            indent = "  " * (len(path) - 1)
+            rows.append((indent + _describe(layer), shapes, "" if layer.inner() else f"{count:,}"))
         rows.append(
             (
                 "total",
@@ -176,7 +226,12 @@ class Network:
         """
         xp = self.backend.xp
         x = self.backend.asarray(x)
-        shape = tuple(x.shape)
+        floats = xp.isdtype(x.dtype, "real floating")
+        self.check_input(tuple(x.shape), x.dtype, floats or x.dtype == xp.uint8)
+        return xp.astype(x, self.dtype, copy=False) if floats else x
+
+    def check_input(self, shape: tuple[int, ...], dtype: Any, allowed: bool) -> None:
+        """Raise for a shape that no input has, or a dtype that is not allowed."""
         stacked = self.members is not None and len(shape) == 3 and shape[0] == self.members
         if not (len(shape) == 2 or stacked) or shape[-1] != self.n_in or 0 in shape:
             members = f" or ({self.members}, N, {self.n_in})" if self.members else ""
@@ -184,12 +239,11 @@ class Network:
                 f"x has shape {shape}, this network expects (N, {self.n_in}){members} "
                 "with N at least 1"
             )
-        if x.dtype != xp.uint8 and not xp.isdtype(x.dtype, "real floating"):
+        if not allowed:
             raise TypeError(
-                f"x has dtype {x.dtype}, expected floating point, or uint8 for images, which "
+                f"x has dtype {dtype}, expected floating point, or uint8 for images, which "
                 "are scaled by 1/255; cast it, so that the scale is your choice"
             )
-        return x if x.dtype == xp.uint8 else xp.astype(x, self.dtype, copy=False)
 
     def rows(self, x: Array, rows: Array | None = None) -> Array:
         """The rows of a placed array as the layers take them: cast, and bytes scaled to [0, 1]."""
@@ -213,19 +267,20 @@ class Network:
         y = self.rows(self.place(x))
         if train:
             self.passes[...] = self.passes + 1
-        backwards = []
-        for layer, context in zip(self.layers, self._contexts, strict=True):
-            y, layer_backward = layer.forward(context, y, train)
-            backwards.append(layer_backward)
-        first = self._slots[0].layer  # nothing before it has gradients
+        scores, chain_backward = chain(self.layers, self._contexts, y, train)
 
         def backward(dscores: Array, need_dx: bool = False) -> Array | None:
-            dy: Array | None = dscores
-            for index in reversed(range(0 if need_dx else first, len(backwards))):
-                dy = backwards[index](dy, need_dx or index > first)
-            return dy
+            return chain_backward(dscores, need_dx)
 
-        return y, backward
+        return scores, backward
+
+    def activations(self, x: Any) -> list[Array]:
+        """The output of each layer, (N, H) or (K, N, H), the last one being the scores."""
+        y, outputs = self.rows(self.place(x)), []
+        for layer, context in zip(self.layers, self._contexts, strict=True):
+            y, _ = layer.forward(context, y, False)
+            outputs.append(y)
+        return outputs
 
     # ---- prediction ----------------------------------------------------------------------------
 
@@ -240,36 +295,39 @@ class Network:
     def probabilities(self, scores: Array) -> Array:
         """Class probabilities (..., N, C) of scores; for C = 1 that of class 1.
 
-        Linear scores are taken as what softmax_cross_entropy, or binary_cross_entropy for C = 1,
-        makes of them, and pass a softmax or a sigmoid; those of a sigmoid output are probabilities
-        already.  Another output has none: ValueError.
+        Linear scores pass a softmax, or a sigmoid each where C = 1 or with `multilabel`: what
+        softmax_cross_entropy and binary_cross_entropy make of them.  Those of a softmax or sigmoid
+        output are probabilities already.  Another output has none: ValueError.
         """
-        xp = self.backend.xp
-        if isinstance(self.output, Sigmoid):
+        if isinstance(self.output, Sigmoid | Softmax):
             return scores
         if not isinstance(self.output, Identity):
             raise ValueError(f"an output of {self.output.name} gives no probabilities")
-        if self.n_out == 1:
-            return Sigmoid().value(xp, scores)
-        exps = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-        return exps / xp.sum(exps, axis=-1, keepdims=True)
+        link = Sigmoid() if self.multilabel or self.n_out == 1 else Softmax()
+        return link.value(self.backend.xp, scores)
 
     def classes(self, scores: Array) -> Array:
         """The most probable class (..., N), int64; for C = 1, whether class 1 has over 0.5.
 
-        The scores of NaN inputs are NaN, and their class is without meaning.
+        With `multilabel` 0 or 1 for each output, (..., N, C).  The scores of NaN inputs are NaN,
+        and their class is without meaning.
         """
         xp = self.backend.xp
+        if self.multilabel:
+            return xp.astype(self.probabilities(scores) > 0.5, xp.int64)
         if self.n_out == 1:
             return xp.astype(self.probabilities(scores)[..., 0] > 0.5, xp.int64)
         return xp.argmax(scores, axis=-1)
 
     def predict_scores(self, x: Any) -> Array:
-        """Scores (N, C) or (K, N, C), without dropout, computed a few thousand rows at once."""
-        x = self.place(x)
-        size = max(1, ROWS_AT_ONCE // (self.members or 1))
+        """Scores (N, C) or (K, N, C), without dropout, computed a few thousand rows at once.
+
+        A `numpy.memmap` is read as many rows at a time.
+        """
+        x = x if isinstance(x, np.memmap) else self.place(x)
+        count = max(1, ROWS_AT_ONCE // (self.members or 1))
         n = x.shape[-2]
-        parts = [self.forward(x[..., i : min(i + size, n), :])[0] for i in range(0, n, size)]
+        parts = [self.forward(x[..., i : min(i + count, n), :])[0] for i in range(0, n, count)]
         return parts[0] if len(parts) == 1 else self.backend.xp.concat(parts, axis=-2)
 
     def predict_proba(self, x: Any) -> Array:
@@ -281,15 +339,14 @@ class Network:
         return self.classes(self.predict_scores(x))
 
 
-def _copied(how: tuple[Any, ...], params: Any, passes: Any) -> Network:
-    layers, members, backend, dtype, seeds = how
-    network = Network(layers, members, backend, dtype, seeds if members else seeds[0])
-    network.params[...] = network.backend.asarray(params)
-    network.passes[...] = int(passes)
+def _copied(how: tuple[Any, ...], state: Sequence[Any]) -> Network:
+    network = Network(*how)
+    for array, copied in zip((network.params, network.buffers, network.passes), state, strict=True):
+        array[...] = network.backend.asarray(copied)
     return network
 
 
 def _describe(layer: Layer) -> str:
     if isinstance(layer, Dense):
         return f"Dense {layer.n_in} -> {layer.n_out}, {layer.g.name}"
-    return str(layer)
+    return type(layer).__name__ if layer.inner() else str(layer)

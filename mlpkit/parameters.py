@@ -1,6 +1,6 @@
-"""The parameters of all layers as one flat vector, and the views that the layers work on."""
+"""What the layers keep, as flat vectors, and the views of them that the layers work on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -12,23 +12,20 @@ from mlpkit.backends.base import Namespace
 from mlpkit.base import Layer
 from mlpkit.initializers import draw
 from mlpkit.random import Purpose, make_key
+from mlpkit.stack import walk
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A parameter's place in the flat vector: flat[..., start:stop], in the given shape."""
+    """The place of a parameter or buffer: flat[..., start:stop], in the given shape."""
 
-    layer: int  # position of its layer in the network
-    number: int  # position of its layer among those that have parameters
-    key: str  # its name within the layer
+    path: tuple[int, ...]  # of its layer in the network, see `walk`
+    layer: Layer
+    name: str  # in the network, such as "0.weight"
+    key: str  # in its layer
     shape: tuple[int, ...]  # of one member, (D, H) or (H,)
     start: int
     stop: int
-
-    @property
-    def name(self) -> str:
-        """Its name in the network, such as "0.weight"."""
-        return f"{self.number}.{self.key}"
 
     def view(self, xp: Namespace, flat: Array) -> Array:
         """(D, H) or (H,) of a flat vector (P,); (K, D, H) or (K, 1, H) of K vectors (K, P)."""
@@ -39,30 +36,38 @@ class Slot:
 
 def parameter_slots(layers: Sequence[Layer]) -> list[Slot]:
     """The slots of all parameters, in the order of the flat vector."""
+    return _slots(layers, lambda layer: layer.shapes())
+
+
+def buffer_slots(layers: Sequence[Layer]) -> list[Slot]:
+    """The slots of all buffers, in the order of their flat vector."""
+    return _slots(layers, lambda layer: layer.buffers())
+
+
+def _slots(
+    layers: Sequence[Layer], shapes_of: Callable[[Layer], dict[str, tuple[int, ...]]]
+) -> list[Slot]:
     slots: list[Slot] = []
-    number = start = 0
-    for index, layer in enumerate(layers):
-        shapes = layer.shapes()
-        for key, shape in shapes.items():
+    start = 0
+    for path, name, layer in walk(layers):
+        for key, shape in shapes_of(layer).items():
             if len(shape) not in (1, 2):
                 raise ValueError(f"{layer}: {key} has shape {shape}, expected (H,) or (D, H)")
             stop = start + prod(shape)
-            slots.append(Slot(index, number, key, shape, start, stop))
+            slots.append(Slot(path, layer, f"{name}.{key}", key, shape, start, stop))
             start = stop
-        number += bool(shapes)
     return slots
 
 
-def initial_parameters(
-    layers: Sequence[Layer], slots: Sequence[Slot], seed: int
-) -> NDArray[np.float64]:
+def size(slots: Sequence[Slot]) -> int:
+    """The length of the flat vector of one member."""
+    return slots[-1].stop if slots else 0
+
+
+def initial_vector(slots: Sequence[Slot], seed: int) -> NDArray[np.float64]:
     """The flat vector (P,) that one member begins with."""
     drawn = [
-        draw(
-            layers[slot.layer].initial(slot.key),
-            slot.shape,
-            make_key(seed, Purpose.WEIGHTS, index),
-        ).ravel()
+        draw(slot.layer.initial(slot.key), slot.shape, make_key(seed, Purpose.WEIGHTS, index))
         for index, slot in enumerate(slots)
     ]
-    return np.concatenate(drawn)
+    return np.concatenate([values.ravel() for values in drawn] or [np.zeros(0)])

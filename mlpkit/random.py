@@ -36,6 +36,11 @@ def make_key(seed: int, purpose: Purpose, index: int = 0) -> Key:
     return threefry2x32((seed & WORD, seed >> 32), (int(purpose), index))
 
 
+def inner_key(key: Key, index: int) -> Key:
+    """The key of stream `index` among those within the stream of `key`."""
+    return threefry2x32(key, (index, WORD))  # no step of the stream itself is as high
+
+
 def check_seed(seed: Any) -> int:
     """`seed` as an int, or a ValueError that says what came."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
@@ -71,3 +76,14 @@ def shuffled(backend: Backend, key: Array, step: Array, n: int) -> Array:
     """A permutation of 0..n-1 (n,), int64 on the device: the stable order of n random words."""
     words = backend.random_bits(key, step, n)
     return backend.xp.argsort(words, stable=True)
+
+
+def drawn(backend: Backend, key: Array, step: Array, bounds: Array) -> Array:
+    """n numbers of 0..n-1 (n,), int64 on the device, drawn with replacement.
+
+    Number i has the share of 2**32 that lies between bounds[i - 1] and bounds[i], which (n,) rise
+    from 0 or more to 2**32.
+    """
+    xp = backend.xp
+    words = xp.astype(backend.random_bits(key, step, bounds.shape[0]), xp.int64)
+    return xp.astype(xp.searchsorted(bounds, words, side="right"), xp.int64)

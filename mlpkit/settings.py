@@ -23,11 +23,12 @@ def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> 
     if isinstance(value, list | tuple):
         if len(value) == 0:
             raise ValueError(f"{name} is empty: give a number, or one per member")
-        return tuple(_number(f"{name}[{k}]", v, low, below) for k, v in enumerate(value))
-    return _number(name, value, low, below)
+        return tuple(one_number(f"{name}[{k}]", v, low, below) for k, v in enumerate(value))
+    return one_number(name, value, low, below)
 
 
-def _number(name: str, value: Any, low: float, below: float) -> float:
+def one_number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> float:
+    """`value` as a float in [low, below), the same for all members."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not low <= float(value) < below:
@@ -60,10 +61,13 @@ def check_members(owner: str, hyper: Mapping[str, PerMember], members: int | Non
 def to_settings(thing: Any) -> dict[str, Any]:
     """A dataclass as a JSON-able dict of its fields, with the name of its type."""
     named = {field.name: getattr(thing, field.name) for field in fields(thing)}
-    return {"type": type(thing).__name__} | {
-        name: to_settings(value) if hasattr(value, "__dataclass_fields__") else value
-        for name, value in named.items()
-    }
+    return {"type": type(thing).__name__} | {n: _written(value) for n, value in named.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_written(part) for part in value]
+    return to_settings(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def from_settings(settings: Any, types: Mapping[str, type]) -> Any:
@@ -74,13 +78,14 @@ def from_settings(settings: Any, types: Mapping[str, type]) -> Any:
     if not isinstance(settings, dict) or "type" not in settings:
         raise ValueError(f"expected settings with a type, got {settings!r}")
     kind = look_up("type", settings["type"], types)
-    values = {name: value for name, value in settings.items() if name != "type"}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            values[name] = from_settings(value, types)
-        elif isinstance(value, list):  # JSON has no tuples
-            values[name] = tuple(value)
+    values = {n: _read(value, types) for n, value in settings.items() if n != "type"}
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"settings of {kind.__name__} do not fit: {error}") from error
+
+
+def _read(value: Any, types: Mapping[str, type]) -> Any:
+    if isinstance(value, list):  # JSON has no tuples
+        return tuple(_read(part, types) for part in value)
+    return from_settings(value, types) if isinstance(value, dict) else value
