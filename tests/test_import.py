@@ -11,11 +11,14 @@ OPTIONAL = (
 )  # fmt: skip
 
 PUBLIC = """
-    Activation Adam AdamW Backend BackendUnavailableError BinaryCrossEntropy Callback Checkpoint
-    Context Dense Dropout EarlyStopping HalfSquaredError History Identity JSONLinesLog Layer Loss
-    MLP MeanSquaredError Network Optimizer Progress ReLU SGD Sigmoid SoftmaxCrossEntropy Tanh
-    Trainer available_backends check_gradients data get_backend load restore_state save save_state
-    schedules
+    Activation Adagrad Adam AdamW Backend BackendUnavailableError BatchNorm BinaryCrossEntropy
+    BinaryFocal Callback Checkpoint ClipNorm ClipValue Context Dense Dropout ELU EarlyStopping
+    Focal GELU GELUTanh HalfSquaredError History Huber Identity JSONLinesLog L1 L2 LBFGS Layer
+    LayerNorm LeakyReLU Lion Loss MLP MaxNorm MeanAbsoluteError MeanSquaredError MovingAverage
+    Muon NAdam Network Optimizer Penalty Progress RMSprop ReLU ReduceOnPlateau Residual SGD SiLU
+    Sigmoid SoftTargets Softmax SoftmaxCrossEntropy Softplus Tanh Trainer Update
+    available_backends check_gradients data get_backend load metrics restore_state save
+    save_state schedules
 """
 
 
@@ -26,9 +29,14 @@ def python(code):
 
 
 def test_import_loads_nothing_heavy():
-    loaded = set(python("import mlpkit, sys; print(*sys.modules)"))
-    assert "numpy" in loaded
+    everything = "[getattr(mlpkit, name) for name in mlpkit.__all__]"
+    loaded = set(python(f"import mlpkit, sys; {everything}; print(*sys.modules)"))
+    assert "mlpkit.trainer" in loaded
     assert loaded.isdisjoint(OPTIONAL)
+
+
+def test_a_name_is_imported_when_it_is_asked_for():
+    assert "mlpkit.trainer" not in python("import mlpkit, sys; print(*sys.modules)")
 
 
 def test_a_training_on_numpy_loads_nothing_more():
@@ -41,14 +49,11 @@ print(*sys.modules)
 
 
 def test_the_public_names_are_these():
-    """Beside them stand the modules they come from, which Python sets when it imports them."""
-    code = """
-import mlpkit, types
-print(*[n for n, v in vars(mlpkit).items() if not (n[0] == "_" or type(v) is types.ModuleType)])
-"""
-    assert {*python(code), "data", "schedules"} == set(PUBLIC.split())
-    assert mlpkit.data.digits
-    assert mlpkit.schedules.cosine
+    names = set(PUBLIC.split())
+    assert set(mlpkit.__all__) == names
+    assert names <= set(dir(mlpkit))
+    for name in names:
+        assert getattr(mlpkit, name).__doc__, f"{name} has no docstring"
 
 
 def test_the_version_is_that_of_the_distribution():
