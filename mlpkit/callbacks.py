@@ -14,6 +14,7 @@ from mlpkit.history import Row
 from mlpkit.settings import number, positive_int
 
 if TYPE_CHECKING:
+    from mlpkit.network import Network
     from mlpkit.trainer import Trainer
 
 
@@ -36,6 +37,10 @@ class Callback:
 
     def on_fit_end(self, trainer: "Trainer") -> None:
         """After the last epoch, unless an error ended the training."""
+
+    def on_interrupt(self, trainer: "Trainer") -> str | None:
+        """After Ctrl-C, between two steps; how to go on, in words, if the callback knows."""
+        return None
 
     def close(self) -> None:
         """However the training ended: let go of what is held."""
@@ -90,16 +95,15 @@ class EarlyStopping(Callback):
         network = trainer.network
         value = self._sign * np.atleast_1d(np.asarray(row[self.monitor], np.float64))  # (K,)
         if not self._state:
-            params = network.backend.to_numpy(network.params).reshape(len(value), -1)
             best, wait = np.full(len(value), np.inf), np.zeros(len(value), np.int64)
-            self._state = {"params": params, "best": best, "wait": wait}
-        params, best, wait = (self._state[name] for name in ("params", "best", "wait"))
+            self._state = self._weights(network, len(value)) | {"best": best, "wait": wait}
+        best, wait = self._state["best"], self._state["wait"]
 
         active = wait < self.patience
         better = active & (value < best - self.min_delta)
         if better.any():
-            now = network.backend.to_numpy(network.params).reshape(params.shape)
-            params[better] = now[better]
+            for name, now in self._weights(network, len(value)).items():
+                self._state[name][better] = now[better]
             best[better] = value[better]
         wait += 1
         wait[better] = 0
@@ -108,8 +112,15 @@ class EarlyStopping(Callback):
     def on_fit_end(self, trainer: "Trainer") -> None:
         if self._state:
             network = trainer.network
-            best = self._state["params"].reshape(network.params.shape)
-            network.params[...] = network.backend.asarray(best, network.dtype)
+            for flat, name in ((network.params, "params"), (network.buffers, "buffers")):
+                best = self._state[name].reshape(flat.shape)
+                flat[...] = network.backend.asarray(best, network.dtype)
+
+    def _weights(self, network: "Network", members: int) -> dict[str, NDArray[Any]]:
+        """What the network is now, (K, P) and (K, B) on the host."""
+        flats = {"params": network.params, "buffers": network.buffers}
+        to_numpy = network.backend.to_numpy
+        return {name: to_numpy(flat).reshape(members, -1) for name, flat in flats.items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
         return self._state
@@ -143,7 +154,7 @@ def _line(row: Row) -> str:
 
 
 class Checkpoint(Callback):
-    """Save the state of the training after every epoch, and before the first.
+    """Save the state of the training after every epoch, before the first, and after Ctrl-C.
 
     It comes after the callbacks that have a state, for it saves what they remember of the epoch.
 
@@ -166,3 +177,10 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         save_state(trainer, self.path, self.notes)
+
+    def on_interrupt(self, trainer: "Trainer") -> str:
+        save_state(trainer, self.path, self.notes)
+        return (
+            f"the state is in {self.path}: restore_state(trainer, {str(self.path)!r}) and the same "
+            "call of fit go on from there"
+        )

@@ -14,19 +14,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpkit import activations, layers
+from mlpkit import activations
 from mlpkit.backends import get_backend
 from mlpkit.base import Layer
 from mlpkit.files import write_atomically
+from mlpkit.history import EpochLosses
+from mlpkit.layers import Dense, Dropout
 from mlpkit.network import Network
-from mlpkit.parameters import parameter_slots
+from mlpkit.normalization import BatchNorm, LayerNorm
+from mlpkit.parameters import buffer_slots, parameter_slots, size
+from mlpkit.residual import Residual
 from mlpkit.settings import from_settings, positive_int, to_settings
 
 if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
 
 FORMAT = 1
-KINDS: tuple[type[Layer], ...] = (layers.Dense, layers.Dropout, *activations.KINDS)
+STATE = ("optimizer.", "average.", "epoch.", "callback.")  # tensors beside those of the network
+KINDS: tuple[type[Layer], ...] = (
+    Dense,
+    Dropout,
+    LayerNorm,
+    BatchNorm,
+    Residual,
+    *activations.KINDS,
+)
 LAYERS = {kind.__name__: kind for kind in KINDS}
 
 Tensors = dict[str, NDArray[Any]]
@@ -41,7 +53,7 @@ def save(network: Network, path: str | Path, notes: Mapping[str, Any] | None = N
     `notes` is JSON-able and comes back as `read(path)[0]["notes"]`.
     """
     content = {"network": network.settings(), "notes": dict(notes or {})}
-    _write(path, _parameters(network), content)
+    _write(path, _tensors(network), content)
 
 
 def load(path: str | Path, backend: Any = "numpy", custom: Iterable[type[Layer]] = ()) -> Network:
@@ -84,23 +96,24 @@ def _build(
         raise ValueError(f"{error}; layers of your own are given as custom=[...]") from error
     members = settings["members"]
     # Compared before anything is allocated: the settings of a damaged file may ask for anything.
-    size = sum(tensor.size for name, tensor in tensors.items() if not _is_state(name))
-    wanted = sum(slot.stop - slot.start for slot in parameter_slots(stack))
+    given = sum(tensor.size for name, tensor in tensors.items() if not _is_state(name))
+    wanted = size(parameter_slots(stack)) + size(buffer_slots(stack))
     wanted *= 1 if members is None else positive_int("members", members)
-    if size != wanted:
-        raise ValueError(f"the settings call for {wanted:,} parameters, the file has {size:,}")
-    network = Network(stack, members, backend, settings["dtype"], settings["seed"])
+    if given != wanted:
+        raise ValueError(f"the settings call for {wanted:,} numbers, the file has {given:,}")
+    how = {name: settings[name] for name in ("dtype", "seed", "multilabel", "precision")}
+    network = Network(stack, members, backend, **how)
     network.load_parameters({n: tensor for n, tensor in tensors.items() if not _is_state(n)})
     return network
 
 
-def _parameters(network: Network) -> Tensors:
-    named = network.named_parameters()
+def _tensors(network: Network) -> Tensors:
+    named = network.named_parameters() | network.named_buffers()
     return {name: network.backend.to_numpy(tensor) for name, tensor in named.items()}
 
 
 def _is_state(name: str) -> bool:
-    return name.startswith(("optimizer.", "callback."))
+    return name.startswith(STATE)
 
 
 # ---- trainings -----------------------------------------------------------------------------------
@@ -114,9 +127,9 @@ def save_state(
     `notes` as in `save`.
     """
     network, backend = trainer.network, trainer.network.backend
-    tensors = _parameters(network)
-    for name, vector in trainer.optimizer.vectors.items():
-        tensors[f"optimizer.{name}"] = backend.to_numpy(vector)
+    tensors = _tensors(network)
+    tensors |= {name: backend.to_numpy(array) for name, array in _memory(trainer).items()}
+    tensors |= dict(zip(("epoch.losses", "epoch.sizes"), trainer.losses.arrays(), strict=False))
     for name, callback in trainer.callbacks.items():
         for key, array in callback.state().items():
             tensors[f"callback.{name}.{key}"] = array
@@ -125,6 +138,7 @@ def save_state(
             "passes": int(backend.to_numpy(network.passes)),
             "updates": int(backend.to_numpy(trainer.optimizer.count)),
             "epoch": trainer.epoch,
+            "batch": trainer.batch,
             "stop": trainer.stop,
             "history": trainer.history.rows,
         },
@@ -158,34 +172,52 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
             )
     progress = _checked_progress(path, content["progress"])
     network, backend = trainer.network, trainer.network.backend
-    vectors = trainer.optimizer.vectors
-    state = {name: tensors.pop(f"optimizer.{name}", None) for name in vectors}
+    memory = _memory(trainer)
+    state = {name: tensors.pop(name, None) for name in memory}
+    losses = [tensors.pop(name) for name in ("epoch.losses", "epoch.sizes") if name in tensors]
     callbacks: dict[str, Tensors] = {}
     for name in [name for name in tensors if name.startswith("callback.")]:
         _, kind, number, key = name.split(".", 3)
         callbacks.setdefault(f"{kind}.{number}", {})[key] = tensors.pop(name)
     for name, tensor in state.items():
-        if tensor is None or tensor.shape != tuple(vectors[name].shape):
-            raise ValueError(f"{path}: the optimizer's {name} is missing or has another shape")
+        if tensor is None or tensor.shape != tuple(memory[name].shape):
+            raise ValueError(f"{path}: {name} is missing or has another shape")
+    if len(losses) != (2 if progress["batch"] else 0):
+        raise ValueError(f"{path}: the losses of the epoch under way do not fit")
 
     network.load_parameters(tensors)
     for name, tensor in state.items():
-        vectors[name][...] = backend.asarray(tensor, network.dtype)
+        memory[name][...] = backend.asarray(tensor, memory[name].dtype)
     network.passes[...] = progress["passes"]
     trainer.optimizer.count[...] = progress["updates"]
-    trainer.epoch = progress["epoch"]
+    trainer.epoch, trainer.batch = progress["epoch"], progress["batch"]
+    trainer.steps = progress["updates"]
+    trainer.losses = EpochLosses(backend)
+    if losses:
+        trainer.losses.restore(*losses)
     trainer.stop = progress["stop"]
     trainer.history.rows[:] = progress["history"]
     trainer.restored = callbacks
 
 
+def _memory(trainer: "Trainer") -> dict[str, Any]:
+    """The device arrays that a training keeps beside the network's, by their names in a file."""
+    optimizer, average = trainer.optimizer, trainer.average
+    kept = {"optimizer": optimizer.memory | {"scale": optimizer.scale}}
+    if average is not None:
+        kept["average"] = average.memory
+    return {
+        f"{part}.{name}": array for part, named in kept.items() for name, array in named.items()
+    }
+
+
 def _checked_progress(path: str | Path, progress: Any) -> dict[str, Any]:
     """The progress of a training, its types checked, so that restoring cannot fail half-way."""
-    kinds = {"passes": int, "updates": int, "epoch": int, "stop": bool, "history": list}
+    counts = ("passes", "updates", "epoch", "batch")
+    kinds = dict.fromkeys(counts, int) | {"stop": bool, "history": list}
     if not isinstance(progress, dict) or {k: type(v) for k, v in progress.items()} != kinds:
         raise ValueError(f"{path}: the progress of the training is damaged: {progress!r:.80}")
-    counts = [progress[name] for name in ("passes", "updates", "epoch")]
-    if not all(0 <= count < 2**63 for count in counts):
+    if not all(0 <= progress[name] < 2**63 for name in counts):
         raise ValueError(f"{path}: impossible progress, {progress!r:.80}")
     return progress
 
@@ -196,6 +228,9 @@ def _training_settings(trainer: "Trainer") -> dict[str, Any]:
         "loss": to_settings(trainer.loss),
         "optimizer": to_settings(trainer.optimizer.rule),
         "seed": trainer.seed,
+        "penalties": [to_settings(penalty) for penalty in trainer.penalties],
+        "accumulate": trainer.accumulate,
+        "average": None if trainer.average is None else trainer.average.decay,
     }
 
 
@@ -206,7 +241,7 @@ def _write(path: str | Path, tensors: Tensors, content: dict[str, Any]) -> None:
     from safetensors.numpy import save as serialize
 
     text = json.dumps({"format": FORMAT} | content, default=float)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     metadata = {"mlpkit": text, "sha256": _digest(text, tensors)}
     write_atomically(path, serialize(tensors, metadata=metadata))
 

@@ -1,7 +1,7 @@
 """Are the derivatives right?  Central differences say so."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mlpkit.backends import Array
 from mlpkit.losses import Loss, get_loss
 from mlpkit.network import Network
+from mlpkit.penalties import Penalty, penalized
 from mlpkit.random import Purpose, make_key, uniform
 from mlpkit.settings import positive_int
 
@@ -21,6 +22,8 @@ def check_gradients(
     loss: str | Loss,
     x: Any,
     targets: Any,
+    weights: Any = None,
+    penalties: Sequence[Penalty] = (),
     train: bool = False,
     samples: int = 40,
     tolerance: float = 1e-6,
@@ -34,8 +37,8 @@ def check_gradients(
 
     Parameters
     ----------
-    network : of dtype float64; its parameters are left as they were, its gradients are not
-    loss, x, targets : as for `Trainer`
+    network : of dtype float64; all but its gradients is left as it was
+    loss, x, targets, weights, penalties : as for `Trainer`
     train : whether dropout is on, with the masks of the next training pass
     tolerance : the largest error allowed
 
@@ -57,6 +60,7 @@ def check_gradients(
     backend, loss = network.backend, get_loss(loss)
     x = backend.to_numpy(network.rows(network.place(x)))
     passes = int(backend.to_numpy(network.passes))
+    buffers = backend.to_numpy(network.buffers)
 
     def forward() -> tuple[Array, Callable[..., Any]]:
         network.passes[...] = passes  # each pass with the same dropout masks
@@ -65,14 +69,15 @@ def check_gradients(
     scores, backward = forward()
     targets = loss.fit_targets(backend, targets, scores.shape, scores.dtype)
     loss.check_values(backend.xp, targets, network.n_out)
-    start, dscores = loss(backend, scores, targets)
-    base = backend.to_numpy(start)
-    gradients = {"x": backend.to_numpy(backward(dscores, need_dx=True))} | {
-        name: backend.to_numpy(view) for name, view in network.named_gradients().items()
-    }
+    start, dscores = loss(backend, scores, targets, weights)
+    gradients = {"x": backend.to_numpy(backward(dscores, need_dx=True))}
+    base = backend.to_numpy(penalized(start, network, penalties))
+    for name, view in network.named_gradients().items():
+        gradients[name] = backend.to_numpy(view)
 
     def value() -> NDArray[np.float64]:
-        return backend.to_numpy(loss(backend, forward()[0], targets)[0])
+        start, _ = loss(backend, forward()[0], targets, weights)
+        return backend.to_numpy(penalized(start, network, penalties))
 
     stack = () if network.members is None else (network.members,)
     values = network.named_parameters() | {"x": x}
@@ -107,6 +112,7 @@ def check_gradients(
                 f"give {differences[worst]}: error {errors[name]:.1e}, allowed {tolerance:.1e}"
             )
     network.passes[...] = passes
+    network.buffers[...] = backend.asarray(buffers)
     return errors
 
 

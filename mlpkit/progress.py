@@ -46,8 +46,9 @@ class Progress(Callback):
             TextColumn("{task.fields[figures]}"),
         )
         self._bar = Bar(*columns, console=Console(file=self._out), transient=True)
-        steps = trainer.steps_per_epoch * trainer.epochs
-        done = trainer.steps_per_epoch * trainer.epoch
+        per_epoch = trainer.steps_per_epoch
+        steps = None if per_epoch is None else per_epoch * trainer.epochs
+        done = trainer.steps
         fields = {"epoch": trainer.epoch + 1, "epochs": trainer.epochs, "figures": ""}
         self._task = self._bar.add_task("", total=steps, completed=done, **fields)
         self._bar.start()
@@ -84,7 +85,7 @@ def describe(row: Row) -> str:
     """A row of the history as one line of text."""
     figures = [f"{name} {show(v)}" for name, v in row.items() if name not in PLAIN]
     speed = f"{row['seconds']:.2f} s  {row['samples_per_second']:,.0f} samples/s"
-    return "  ".join([f"epoch {row['epoch']:>3}", *figures, speed])
+    return "  ".join([f"epoch {row['epoch']:>3.4g}", *figures, speed])
 
 
 def show(value: Any) -> str:

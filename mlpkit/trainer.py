@@ -1,23 +1,29 @@
-"""Training: the four steps, the loop around them, and what it writes down."""
+"""Training: the four steps, and the loop around them."""
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.activations import Identity
+from mlpkit.averaging import MovingAverage
 from mlpkit.backends import Array
+from mlpkit.batches import ArrayBatches, Batch, IterableBatches, sampling_weights
 from mlpkit.callbacks import Callback
-from mlpkit.history import History, Row, host_value
-from mlpkit.losses import Loss, get_loss
-from mlpkit.metrics import Metric, accuracy, get_metric
+from mlpkit.history import EpochLosses, History, Row, host_value, mean_loss, read
+from mlpkit.interrupt import deferred
+from mlpkit.losses import Loss, ManyClasses, check_weights, fit_weights, get_loss
+from mlpkit.metrics import Metric, get_metric, judges_classes
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
-from mlpkit.random import Purpose, check_seed, make_key, shuffled
-from mlpkit.settings import check_members, positive_int
+from mlpkit.penalties import Penalty, penalized
+from mlpkit.random import check_seed
+from mlpkit.settings import PerMember, check_members, one_number, positive_int
+from mlpkit.stack import walk
 
 # NumPy would warn of each overflow before the loss, which is checked, can say where it came from.
 QUIET = np.errstate(all="ignore")
@@ -33,14 +39,22 @@ class Trainer:
     optimizer : the update rule, with its learning rate
     metrics : what to report beside the loss: names or functions, see `mlpkit.metrics`
     seed : of the order of the batches, which is the same for all members
+    penalties : see `mlpkit.penalties`
+    accumulate : parts that a batch is worked through in, one after the other, before one update
+        from the mean of their gradients: the memory of a batch that much smaller
+    average : decay in [0, 1) of a moving average of the weights, see `MovingAverage`; it is
+        evaluated beside the weights themselves, and saved with the state
 
     Attributes
     ----------
     history : one row per epoch
     epoch : epochs made so far
-    epochs, steps_per_epoch : of the current or last `fit`
+    batch : batches made of the epoch under way, 0 unless it was broken off
+    steps : updates made so far
+    epochs, steps_per_epoch : of the current or last `fit`; steps_per_epoch is None if not known
     stop : set by a callback to end the training after the epoch
     last_loss : () or (K,), on the device
+    losses : of the epoch under way
     callbacks : those of the current or last `fit`, by name
     restored : what `mlpkit.restore_state` found for the callbacks of the next `fit`
     """
@@ -52,48 +66,59 @@ class Trainer:
         optimizer: Optimizer | None = None,
         metrics: Sequence[str | Metric] = (),
         seed: int = 0,
+        penalties: Sequence[Penalty] = (),
+        accumulate: int = 1,
+        average: PerMember | None = None,
     ) -> None:
-        optimizer = Adam(1e-3) if optimizer is None else optimizer
+        optimizer = Adam() if optimizer is None else optimizer
         if not isinstance(network, Network):
             raise TypeError(f"a Trainer trains a Network, got {network!r}")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"expected an Optimizer such as mlpkit.Adam(1e-3), got {optimizer!r}")
         if isinstance(metrics, str):
             raise TypeError(f"metrics is a list of names, got {metrics!r}")
+        for penalty in penalties:
+            if not isinstance(penalty, Penalty):
+                raise TypeError(f"expected a Penalty such as mlpkit.L2(1e-4), got {penalty!r}")
+            check_members(type(penalty).__name__, penalty.hyper(), network.members)
         self.network = network
         self.loss = get_loss(loss)
         self.optimizer = OptimizerState(optimizer, network)
         self.metrics = dict(map(get_metric, metrics))
         self.seed = check_seed(seed)
+        self.penalties = tuple(penalties)
+        self.accumulate = positive_int("accumulate", accumulate)
+        self.average = None if average is None else MovingAverage(network, average)
         self.history = History()
-        self.epoch = 0
-        self.epochs = self.steps_per_epoch = 0
+        self.epoch = self.batch = self.steps = 0
+        self.epochs = 0
+        self.steps_per_epoch: int | None = 0
         self.stop = False
         self.last_loss: Array = None
+        self.losses = EpochLosses(network.backend)
         self.callbacks: dict[str, Callback] = {}
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
-        self._compiled = network.backend.compile(self.step)
+        self._compiled = network.backend.compile(self.step) if optimizer.recordable else self.step
         self._diverged: set[int] = set()
-        keys = make_key(self.seed, Purpose.ORDER)
-        self._order_key = network.backend.asarray(np.array(keys, np.int64))
         check_members(self.loss.name, self.loss.hyper(), network.members)
         if self.loss.on_scores and not isinstance(network.output, Identity):
             raise ValueError(
                 f"{self.loss.name} is computed from scores, but the network's output has passed "
                 f"{network.output.name}; build it with output='linear'"
             )
-        if accuracy in self.metrics.values():
-            self._check_accuracy()
-
-    def _check_accuracy(self) -> None:
-        """Refuse an accuracy that would not be what it seems."""
-        linear = isinstance(self.network.output, Identity)
-        if self.network.n_out > 1 and self.loss.name == "binary_cross_entropy":
+        many = isinstance(self.loss, ManyClasses)
+        if many and network.n_out > 1 and not network.multilabel:
             raise ValueError(
-                "accuracy is of one class a sample, but binary_cross_entropy on several outputs "
-                "lets a sample have several"
+                f"{self.loss.name} on {network.n_out} outputs lets a sample have several classes: "
+                "build the network with multilabel=True, so that it predicts them"
             )
-        if self.network.n_out == 1 and linear and not self.loss.on_scores:
+        if network.multilabel and not many and self.loss.on_scores:
+            raise ValueError(
+                f"{self.loss.name} is of one class a sample, but the network is multilabel; "
+                "use binary_cross_entropy"
+            )
+        no_threshold = network.n_out == 1 and isinstance(network.output, Identity)
+        if any(map(judges_classes, self.metrics.values())) and no_threshold and not many:
             raise ValueError(
                 f"accuracy with one linear output and {self.loss.name} has no threshold: "
                 "use binary_cross_entropy, or output='sigmoid'"
@@ -101,17 +126,62 @@ class Trainer:
 
     # ---- one step ------------------------------------------------------------------------------
 
-    def step(self, x: Any, targets: Any) -> Array:
+    def step(self, x: Any, targets: Any, weights: Any = None) -> Array:
         """One update from one batch; the loss before it, () or (K,), stays on the device.
 
-        x (N, D) or (K, N, D); targets (N,), (N, C), (K, N) or (K, N, C) as the loss takes them.
+        x (N, D) or (K, N, D); targets (N,), (N, C), (K, N) or (K, N, C) as the loss takes them;
+        weights (N,) or (K, N), what each sample counts.  The loss holds what penalties add to it.
         Shapes and dtypes are checked, values are not: labels out of range and NaN go unnoticed.
         """
-        network, backend = self.network, self.network.backend
-        scores, backward = network.forward(x, train=True)  # 1  forward pass
-        loss, dscores = self.loss(backend, scores, targets)  # 2  error and its gradient
+
+        def gradients() -> Array:
+            return self.gradients(x, targets, weights)
+
+        loss = gradients()  # 1 to 3
+        self.optimizer.step(loss, gradients)  # 4  update of the flat parameters
+        for penalty in self.penalties:
+            penalty.on_parameters(self.network)
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def gradients(self, x: Any, targets: Any, weights: Any = None) -> Array:
+        """The loss of a batch; its gradient, and that of the penalties, fills `network.grads`."""
+        if self.accumulate > 1:
+            loss = self._accumulated(x, targets, weights)
+        else:
+            loss = self._backpropagate(x, targets, weights)
+        return penalized(loss, self.network, self.penalties)
+
+    def _backpropagate(self, x: Any, targets: Any, weights: Any, share: Any = None) -> Array:
+        scores, backward = self.network.forward(x, train=True)  # 1  forward pass
+        loss, dscores = self.loss(self.network.backend, scores, targets, weights)  # 2  error
+        if share is not None:
+            loss, dscores = share * loss, share[..., None, None] * dscores
         backward(dscores)  # 3  backward pass, fills network.grads
-        self.optimizer.step()  # 4  update of the flat parameters
+        return loss
+
+    def _accumulated(self, x: Any, targets: Any, weights: Any) -> Array:
+        """The batch in parts of about equal size, whose means make up its mean."""
+        network, xp = self.network, self.network.backend.xp
+        x, targets, weights = self._placed(x, targets, weights)
+        n = x.shape[-2]
+        axis = -1 if xp.isdtype(targets.dtype, "integral") else -2
+        if weights is None:
+            weights = xp.ones((n,), dtype=network.dtype)
+        total = xp.sum(weights, axis=-1)
+        grads, loss = xp.zeros_like(network.grads), 0.0
+        ends = [n * part // self.accumulate for part in range(self.accumulate + 1)]
+        for start, stop in pairwise(ends):
+            if start == stop:
+                continue
+            rows = xp.arange(start, stop)
+            w = xp.take(weights, rows, axis=-1)
+            share = xp.sum(w, axis=-1) / xp.where(total > 0, total, xp.ones_like(total))
+            part = xp.take(x, rows, axis=-2), xp.take(targets, rows, axis=axis), w
+            loss = loss + self._backpropagate(*part, share)
+            grads = grads + network.grads
+        network.grads[...] = grads
         return loss
 
     # ---- many steps ----------------------------------------------------------------------------
@@ -119,40 +189,57 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        targets: Any,
+        targets: Any = None,
         epochs: int = 10,
-        batch_size: int = 128,
-        validation: tuple[Any, Any] | None = None,
+        batch_size: int | None = 128,
+        validation: tuple[Any, ...] | None = None,
         callbacks: Iterable[Callback] = (),
+        weights: Any = None,
+        sampling: Any = None,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
     ) -> History:
-        """Train until `epochs` epochs have been made in all, or a callback stops it.
+        """Train until `epochs` epochs have been made in all, a budget is spent or a callback stops.
 
         Parameters
         ----------
         x : (N, D), or (K, N, D) with data for each member; floating point, or uint8 images, which
-            stay bytes on the device
+            stay bytes on the device.  A `numpy.memmap` stays in its file, read batch by batch.  Or,
+            without targets, an iterable of batches (x, targets) or (x, targets, weights) that gives
+            them anew every epoch.
         targets : (N,), (N, C), (K, N) or (K, N, C) as the loss takes them
         epochs : in all: a trainer that has made 5 and is asked for 8 makes 3 more
-        batch_size : samples per step; the last batch of an epoch may be smaller
-        validation : (x, targets) to evaluate after each epoch, as val_ columns
+        batch_size : samples per step; the last batch of an epoch may be smaller.  None for all of
+            them, full-batch descent; 1 for single samples.
+        validation : (x, targets) or (x, targets, weights) to evaluate after each epoch, as val_
+            columns
         callbacks : see `mlpkit.callbacks`
+        weights : (N,) or (K, N), what each sample counts in the loss: 2 is the sample given twice
+        sampling : None for every sample once an epoch; "balanced" to draw N samples, each class
+            as often as any other; or the weights (N,) to draw them by, with replacement
+        max_steps : updates in all, as epochs counts; the run of a schedule ends there, too
+        max_seconds : of this call, looked at after every step
 
         Returns
         -------
         The history, which has a row per epoch: epoch, loss (mean over the epoch's samples), the
-        val_ columns, lr (of the last step), seconds (of training alone), samples_per_second.
+        val_ columns, lr (of the last step), seconds (of training alone), samples_per_second.  The
+        row of an epoch that a budget cuts short has a fraction in epoch; the next `fit` completes
+        the epoch.
 
         Raises
         ------
         ValueError, TypeError
-            Data that do not fit the network or the loss; checked before the first step.
+            Data that do not fit the network or the loss; checked before the first step, or where
+            they are read batch by batch, with the batch.
         FloatingPointError
             The loss is NaN or infinite, for every member; where some members go on, a
             RuntimeWarning names those that do not.
+        KeyboardInterrupt
+            Ctrl-C; the step under way is finished, and the same call goes on where it was.
         """
         positive_int("epochs", epochs)
-        positive_int("batch_size", batch_size)
-        x, targets = self._check_data(x, targets)
+        source = self._source(x, targets, batch_size, weights, sampling)
         if validation is not None:
             validation = self._check_validation(validation)
         named = _named(callbacks)
@@ -161,27 +248,43 @@ class Trainer:
                 f"epochs={epochs}, but this trainer has made {self.epoch} already; "
                 "epochs counts from the first"
             )
+        if max_steps is not None and positive_int("max_steps", max_steps) <= self.steps:
+            raise ValueError(f"max_steps={max_steps}, but this trainer has made {self.steps}")
+        if max_seconds is not None:
+            one_number("max_seconds", max_seconds)
         if missing := sorted(set(self.restored or {}) - set(named)):
             raise ValueError(f"the restored training had callbacks that are missing: {missing}")
         # A fit that is refused, here or by a callback, can be called again: `restored` stays.
         self.callbacks = named
-        self.epochs, self.steps_per_epoch = epochs, -(-x.shape[-2] // batch_size)
+        self.epochs, self.steps_per_epoch = epochs, source.steps
         self.stop = self.stop and self.restored is not None
-        self.optimizer.begin_run(epochs * self.steps_per_epoch)
+        lengths = [max_steps] if max_steps else []
+        if source.steps is not None:
+            lengths.append(epochs * source.steps)
+        if lengths:
+            self.optimizer.begin_run(min(lengths))
+        deadline = None if max_seconds is None else time.perf_counter() + max_seconds
+
+        def spent() -> bool:
+            late = deadline is not None and time.perf_counter() >= deadline
+            return late or self.steps == max_steps
+
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)
                 if self.restored and name in self.restored:
                     callback.restore(self.restored[name])
             self.restored = None
-            while self.epoch < epochs and not self.stop:
-                row = self._epoch(x, targets, batch_size)
-                if validation is not None:
-                    row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
-                self.epoch += 1
-                self.history.rows.append(row)
-                for callback in self.callbacks.values():
-                    callback.on_epoch_end(self, row)
+            with deferred() as pressed:
+                while self.epoch < epochs and not self.stop and not spent():
+                    row = self._epoch(source, lambda: pressed.is_set() or spent())
+                    if pressed.is_set():
+                        self._interrupted()
+                    if validation is not None:
+                        row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
+                    self.history.rows.append(row)
+                    for callback in self.callbacks.values():
+                        callback.on_epoch_end(self, row)
             for callback in self.callbacks.values():
                 callback.on_fit_end(self)
         finally:
@@ -190,33 +293,52 @@ class Trainer:
         return self.history
 
     @QUIET
-    def _epoch(self, x: Array, targets: Array, batch_size: int) -> Row:
-        """All batches of one epoch in a new order; the losses are read when it is over."""
-        network = self.network
-        backend, xp = network.backend, network.backend.xp
-        n = x.shape[-2]
-        axis = -1 if xp.isdtype(targets.dtype, "integral") else -2  # of the samples
-        start = time.perf_counter()
-        order = shuffled(backend, self._order_key, xp.asarray(self.epoch, dtype=xp.int64), n)
-        losses = []
-        for first in range(0, n, batch_size):
-            rows = order[first : min(first + batch_size, n)]
-            batch = xp.take(targets, rows, axis=axis)
-            self.last_loss = self._compiled(network.rows(x, rows), batch)
-            losses.append(self.last_loss)
+    def _epoch(self, source: ArrayBatches | IterableBatches, leave: Callable[[], bool]) -> Row:
+        """The batches of an epoch that are left, or until told to leave; its row.
+
+        The losses are read when it is over.
+        """
+        backend = self.network.backend
+        start, seen = time.perf_counter(), 0
+        batches = source.epoch(self.epoch, self.batch)
+        ended = True
+        for batch in batches:
+            self.last_loss = self._compiled(*batch)
+            self.losses.add(self.last_loss, batch.x.shape[-2], batch.weights)
+            self.batch += 1
+            self.steps += 1
+            seen += batch.x.shape[-2]
             for callback in self.callbacks.values():
                 callback.on_step_end(self)
-        by_step = backend.to_numpy(xp.stack(losses))  # (S,) or (S, K)
+            if leave():
+                ended = self.batch == source.steps
+                break
+        batches.close()
+        if self.batch == 0:
+            raise ValueError("the batches have come to an end: give something that starts anew")
+        by_step, sizes = self.losses.arrays()
         seconds = time.perf_counter() - start
         self._require_finite(by_step)
-        sizes = np.minimum(batch_size, n - np.arange(0, n, batch_size))
-        return {
-            "epoch": self.epoch + 1,
-            "loss": host_value(sizes @ by_step.astype(np.float64) / n),
-            "lr": host_value(backend.to_numpy(self.optimizer.lr)),
+        part = 1.0 if ended else self.batch / (source.steps or np.inf)
+        lr = backend.to_numpy(self.optimizer.lr)
+        row = {
+            "epoch": self.epoch + 1 if ended else self.epoch + part,
+            "loss": host_value(mean_loss(by_step, sizes)),
+            "lr": host_value(lr.reshape(lr.shape[:1])),
             "seconds": seconds,
-            "samples_per_second": n / seconds,
+            "samples_per_second": seen / seconds,
         }
+        if ended:
+            self.epoch += 1
+            self.batch = 0
+            self.losses = EpochLosses(backend)
+        return row
+
+    def _interrupted(self) -> None:
+        """Let the callbacks save what there is, and say how to go on."""
+        ways = [callback.on_interrupt(self) for callback in self.callbacks.values()]
+        way = next(filter(None, ways), "the same call of fit goes on from there")
+        raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {way}")
 
     def _require_finite(self, by_step: NDArray[Any]) -> None:
         """Stop where the loss is not finite; members that diverge are named, the others go on."""
@@ -235,45 +357,102 @@ class Trainer:
         self._diverged.update(new)
         if new:
             text = f"the loss of members {new} is no longer finite, first {where}"
-            warnings.warn(text, RuntimeWarning, stacklevel=5)
+            warnings.warn(text, RuntimeWarning, stacklevel=6)
 
-    def evaluate(self, x: Any, targets: Any) -> dict[str, Any]:
-        """The loss and the metrics on a data set: a number each, or a list of one per member."""
-        return self._figures(*self._check_data(x, targets))
+    # ---- evaluation ----------------------------------------------------------------------------
+
+    def evaluate(self, x: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """The loss and the metrics on a data set: a number each, or a list of one per member.
+
+        Penalties have no part in the loss, and weights none in the metrics.  With a moving average
+        its figures are there too, as average_loss and so on.
+        """
+        return self._figures(*self._check_data(x, targets, weights))
 
     @QUIET
-    def _figures(self, x: Array, targets: Array) -> dict[str, Any]:
-        network = self.network
-        scores = network.predict_scores(x)
-        loss, _ = self.loss(network.backend, scores, targets)
-        figures = {"loss": loss} | {
-            name: metric(network, scores, targets) for name, metric in self.metrics.items()
-        }
-        return {
-            name: host_value(network.backend.to_numpy(value)) for name, value in figures.items()
-        }
+    def _figures(self, x: Any, targets: Array, weights: Array | None) -> dict[str, Any]:
+        def judge(network: Network, prefix: str) -> dict[str, Array]:
+            scores = network.predict_scores(x)
+            loss, _ = self.loss(network.backend, scores, targets, weights)
+            figures = {"loss": loss} | {
+                name: metric(network, scores, targets) for name, metric in self.metrics.items()
+            }
+            return {prefix + name: value for name, value in figures.items()}
 
-    def _check_validation(self, validation: Any) -> tuple[Array, Array]:
-        if not isinstance(validation, list | tuple) or len(validation) != 2:
-            raise TypeError("validation is a pair (x, targets)")
+        figures = judge(self.network, "")
+        if self.average is not None:
+            figures |= judge(self.average.network(), "average_")
+        return read(self.network.backend, figures)
+
+    # ---- data ----------------------------------------------------------------------------------
+
+    def _source(
+        self, x: Any, targets: Any, batch_size: int | None, weights: Any, sampling: Any
+    ) -> ArrayBatches | IterableBatches:
+        """Where the batches come from, checked."""
+        rule = self.optimizer.rule
+        if targets is None:
+            if not isinstance(x, Iterable) or hasattr(x, "shape"):
+                raise TypeError("fit takes x and targets, or an iterable of batches")
+            if weights is not None or sampling is not None:
+                raise TypeError("batches bring their own weights and sampling")
+            if rule.full_batch:
+                raise ValueError(f"{type(rule).__name__} needs all data in one batch, as arrays")
+            return IterableBatches(x, self._check_data)
+        data = self._check_data(x, targets, weights)
+        n = data.x.shape[-2]
+        size = n if batch_size is None else positive_int("batch_size", batch_size)
+        if rule.full_batch and (size < n or sampling is not None):
+            raise ValueError(
+                f"{type(rule).__name__} needs all {n} samples in every step: batch_size=None"
+            )
+        drawn = None
+        if sampling is not None:
+            drawn = sampling_weights(sampling, data.targets, n, self.network.backend)
+        source = ArrayBatches(self.network, data, size, self.seed, drawn)
+        smallest = source.smallest() // self.accumulate
+        if smallest < (rows := max(layer.min_rows for _, _, layer in walk(self.network.layers))):
+            raise ValueError(
+                f"the smallest batch has {smallest} samples, but a layer needs at least {rows} in "
+                f"training: {n} samples in batches of {size}, accumulate={self.accumulate}"
+            )
+        return source
+
+    def _check_validation(self, validation: Any) -> Batch:
+        if not isinstance(validation, list | tuple) or len(validation) not in (2, 3):
+            raise TypeError("validation is (x, targets) or (x, targets, weights)")
         try:
             return self._check_data(*validation)
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation: {error}") from error
 
-    @QUIET
-    def _check_data(self, x: Any, targets: Any) -> tuple[Array, Array]:
-        """A data set on the device, its shapes, dtypes and values checked.  Reads the device."""
+    def _placed(self, x: Any, targets: Any, weights: Any) -> Batch:
+        """Data on the device, shapes and dtypes checked; a memory-mapped x stays where it is."""
         network = self.network
-        xp = network.backend.xp
-        x = network.place(x)
-        if x.dtype != xp.uint8 and not bool(xp.all(xp.isfinite(x))):
-            raise ValueError("x holds NaN or infinite values")
+        if isinstance(x, np.memmap):
+            allowed = x.dtype.kind == "f" or x.dtype == np.uint8
+            network.check_input(tuple(x.shape), x.dtype, allowed)
+        else:
+            x = network.place(x)
         stack = () if network.members is None else (network.members,)
         shape = (*stack, x.shape[-2], network.n_out)  # of the scores
         targets = self.loss.fit_targets(network.backend, targets, shape, network.dtype)
-        self.loss.check_values(xp, targets, network.n_out)
-        return x, targets
+        if weights is not None:
+            weights = fit_weights(network.backend, weights, shape, network.dtype)
+        return Batch(x, targets, weights)
+
+    @QUIET
+    def _check_data(self, x: Any, targets: Any, weights: Any = None) -> Batch:
+        """Data on the device, its shapes, dtypes and values checked.  Reads the device."""
+        xp = self.network.backend.xp
+        data = self._placed(x, targets, weights)
+        floats = not isinstance(data.x, np.memmap) and data.x.dtype != xp.uint8
+        if floats and not bool(xp.all(xp.isfinite(data.x))):
+            raise ValueError("x holds NaN or infinite values")
+        self.loss.check_values(xp, data.targets, self.network.n_out)
+        if data.weights is not None:
+            check_weights(xp, data.weights)
+        return data
 
 
 def _named(callbacks: Iterable[Callback]) -> dict[str, Callback]:
