@@ -18,7 +18,7 @@ def strict(array):
 
 
 def fit(x=X, y=Y, loss="softmax_cross_entropy", network=None, optimizer=None, **options):
-    network = network or MLP([4, 5, 3])
+    network = network or MLP([4, 5, 3], multilabel=loss == "binary_cross_entropy")
     Trainer(network, loss, optimizer).fit(x, y, **{"epochs": 1} | options)
 
 
@@ -125,7 +125,11 @@ SETTINGS = [
     (lambda: MLP([4, 3, 2], dropout="much"), TypeError, "must be a number, got 'much'"),
     (lambda: MLP([4, 3, 2], dropout=[]), ValueError, "is empty: give a number, or one per member"),
     (lambda: mlpkit.SoftmaxCrossEntropy(1), ValueError, "label_smoothing" + RATE),
-    (lambda: mlpkit.schedules.cosine(0.1, warmup=1), ValueError, "warmup" + RATE),
+    (
+        lambda: mlpkit.schedules.cosine(0.1, warmup=1.5),
+        ValueError,
+        r"warmup must lie in \(0, 1\].* got 1\.5",
+    ),
     (lambda: mlpkit.schedules.cosine(-0.1), ValueError, r"learning rate must lie in .* got -0\.1"),
     (
         lambda: mlpkit.SoftmaxCrossEntropy(class_weights={0: 5.0, 1: 1.0}),

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from mlpkit import BinaryCrossEntropy, HalfSquaredError, MeanSquaredError, SoftmaxCrossEntropy
+from mlpkit import (
+    BinaryCrossEntropy,
+    BinaryFocal,
+    Focal,
+    HalfSquaredError,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SoftmaxCrossEntropy,
+    SoftTargets,
+)
+from mlpkit.losses import KINDS
 
 N, C, K = 6, 4, 3
 EPS = 0.15
@@ -22,17 +33,71 @@ def one_hot(labels):
     return np.eye(C)[labels]
 
 
-def binary_cross_entropy(s, t):
-    p = 1 / (1 + np.exp(-s))
-    return np.mean(-t * np.log(p) - (1 - t) * np.log(1 - p), axis=-1)
+def focal(s, q, gamma=2.0, a=1.0):
+    p = np.exp(log_softmax(s))
+    return -np.sum(a * q * (1 - p) ** gamma * np.log(p), axis=-1)
 
+
+def binary_cross_entropy(s, t, w=1.0):
+    p = 1 / (1 + np.exp(-s))
+    return np.mean(-w * t * np.log(p) - (1 - t) * np.log(1 - p), axis=-1)
+
+
+def binary_focal(s, t, gamma=2.0, a=0.25):
+    p = 1 / (1 + np.exp(-s))
+    on, off = a * t * (1 - p) ** gamma * np.log(p), (1 - a) * (1 - t) * p**gamma * np.log(1 - p)
+    return -np.mean(on + off, axis=-1)
+
+
+def soft_targets(s, t, T=2.0):  # noqa: N803
+    log_p, log_q = log_softmax(s / T), log_softmax(t / T)
+    return T**2 * np.sum(np.exp(log_q) * (log_q - log_p), axis=-1)
+
+
+def huber(s, t, delta=1.0):
+    e = np.abs(s - t)
+    return np.mean(np.where(e <= delta, e**2 / 2, delta * (e - delta / 2)), axis=-1)
+
+
+WEIGHTS = np.array(CLASS_WEIGHTS)
 
 # name: the loss, the kind of its targets, and the loss of each sample
 LOSSES = {
     "mse": (MeanSquaredError(), "values", lambda s, t: np.mean((s - t) ** 2, axis=-1)),
     "half": (HalfSquaredError(), "values", lambda s, t: np.sum((s - t) ** 2, axis=-1) / 2),
+    "mae": (MeanAbsoluteError(), "values", lambda s, t: np.mean(np.abs(s - t), axis=-1)),
+    "huber": (Huber(), "values", huber),
+    "huber, delta": (Huber(0.3), "values", lambda s, t: huber(s, t, 0.3)),
+    "soft": (SoftTargets(), "values", soft_targets),
+    "soft, hot": (SoftTargets(4), "values", lambda s, t: soft_targets(s, t, 4.0)),
+    "soft, cold": (SoftTargets(0.6), "values", lambda s, t: soft_targets(s, t, 0.6)),
     "bce": (BinaryCrossEntropy(), "truth", binary_cross_entropy),
     "bce, shares": (BinaryCrossEntropy(), "shares", binary_cross_entropy),
+    "bce, weighted": (
+        BinaryCrossEntropy(CLASS_WEIGHTS),
+        "truth",
+        lambda s, t: binary_cross_entropy(s, t, WEIGHTS),
+    ),
+    "bce, shares, weighted": (
+        BinaryCrossEntropy(CLASS_WEIGHTS),
+        "shares",
+        lambda s, t: binary_cross_entropy(s, t, WEIGHTS),
+    ),
+    "bifocal": (BinaryFocal(), "truth", binary_focal),
+    "bifocal, shares": (
+        BinaryFocal(0.7, 0.6),
+        "shares",
+        lambda s, t: binary_focal(s, t, 0.7, 0.6),
+    ),
+    "bifocal, gamma 0": (BinaryFocal(0), "truth", lambda s, t: binary_focal(s, t, 0.0)),
+    "focal": (Focal(), "labels", lambda s, t: focal(s, one_hot(t))),
+    "focal, weighted": (
+        Focal(0.7, CLASS_WEIGHTS),
+        "labels",
+        lambda s, t: focal(s, one_hot(t), 0.7, WEIGHTS),
+    ),
+    "focal, shares": (Focal(3), "shares", lambda s, t: focal(s, t, 3.0)),
+    "focal, gamma 0": (Focal(0), "labels", lambda s, t: cross_entropy(s, one_hot(t))),
     "labels": (SoftmaxCrossEntropy(), "labels", lambda s, t: cross_entropy(s, one_hot(t))),
     "labels, smooth": (
         SoftmaxCrossEntropy(EPS),
@@ -42,18 +107,18 @@ LOSSES = {
     "labels, weighted": (
         SoftmaxCrossEntropy(class_weights=CLASS_WEIGHTS),
         "labels",
-        lambda s, t: cross_entropy(s, one_hot(t), c=np.array(CLASS_WEIGHTS)),
+        lambda s, t: cross_entropy(s, one_hot(t), c=WEIGHTS),
     ),
     "labels, smooth, weighted": (
         SoftmaxCrossEntropy(EPS, CLASS_WEIGHTS),
         "labels",
-        lambda s, t: cross_entropy(s, one_hot(t), EPS, np.array(CLASS_WEIGHTS)),
+        lambda s, t: cross_entropy(s, one_hot(t), EPS, WEIGHTS),
     ),
     "shares": (SoftmaxCrossEntropy(), "shares", cross_entropy),
     "shares, smooth, weighted": (
         SoftmaxCrossEntropy(EPS, CLASS_WEIGHTS),
         "shares",
-        lambda s, t: cross_entropy(s, t, EPS, np.array(CLASS_WEIGHTS)),
+        lambda s, t: cross_entropy(s, t, EPS, WEIGHTS),
     ),
 }
 EVERY_LOSS = pytest.mark.parametrize("name", LOSSES)
@@ -82,13 +147,18 @@ def evaluate(backend, loss, scores, targets, weights=None, dtype="float64"):
 
 
 def mean_of(name, losses, targets, weights):
-    """The mean over the samples: weighted, for labels by the weight of their class as well."""
+    """The mean over the samples: weighted, in a cross-entropy by the label's weight as well."""
     loss, kind, _ = LOSSES[name]
     weights = np.broadcast_to(1.0 if weights is None else weights, losses.shape)
     total = weights
-    if kind == "labels" and loss.class_weights is not None:
-        total = weights * np.array(CLASS_WEIGHTS)[targets]
+    by_class = isinstance(loss, SoftmaxCrossEntropy) and loss.class_weights is not None
+    if by_class and kind == "labels":
+        total = weights * WEIGHTS[targets]
     return np.sum(weights * losses, axis=-1) / np.sum(total, axis=-1)
+
+
+def test_every_loss_is_looked_at():
+    assert {type(loss) for loss, _, _ in LOSSES.values()} == set(KINDS)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -141,6 +211,37 @@ def test_weight_2_is_the_sample_twice_and_weight_0_leaves_it_out(backend, draw, 
     by_row = np.zeros((K, N, C))
     np.add.at(by_row, (slice(None), rows), want_gradient)
     np.testing.assert_allclose(gradient, by_row, rtol=1e-13, atol=1e-17)
+
+
+@EVERY_LOSS
+def test_weights_that_are_all_0_give_0_to_their_member_alone(backend, dtype, draw, name):
+    loss, kind, _ = LOSSES[name]
+    scores, targets = draw(K, N, C), of_kind(kind, draw, K, N)
+    weights = np.ones((K, N))
+    weights[1] = 0
+    value, gradient = evaluate(backend, loss, scores, targets, weights, dtype)
+    assert value[1] == 0
+    assert np.all(gradient[1] == 0)
+    want, want_gradient = evaluate(backend, loss, scores[::2], targets[::2], None, dtype)
+    np.testing.assert_allclose(value[::2], want, rtol=TOLERANCE[dtype])
+    np.testing.assert_allclose(gradient[::2], want_gradient, atol=TOLERANCE[dtype])
+
+
+@EVERY_LOSS
+def test_scores_far_out_are_finite_and_the_same_in_both_dtypes(backend, name):
+    loss, kind, _ = LOSSES[name]
+    far = np.array([-1e4, -200, -20, -1e-3, 0, 1e-3, 20, 200, 1e4])
+    scores = np.stack(np.meshgrid(far, far, [-1e4, 0, 1e4], [3.0]), axis=-1).reshape(-1, C)
+    for label in range(C):
+        target = label if kind == "labels" else one_hot(label)
+        for targets in (np.array(target), 1e4 * one_hot(label) if kind == "values" else target):
+            targets = np.broadcast_to(targets, (len(scores), *np.shape(targets)))
+            got = evaluate(backend, loss, scores, targets, dtype="float32")
+            want = evaluate(backend, loss, scores, targets)
+            assert all(np.isfinite(part).all() for part in want)
+            np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+            scale = np.abs(want[1]).max()
+            np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-6 * scale)
 
 
 @EVERY_LOSS

@@ -54,12 +54,12 @@ def built(optimizer, k=None):
     return rule(**{name: of_member(k, value) for name, value in settings.items()})
 
 
-def network(backend, dtype, k=None, dropout=DROPOUT, activation="tanh"):
+def network(backend, dtype, k=None, dropout=DROPOUT, activation="tanh", multilabel=False):
     """All members, or member k alone."""
     members, seed = (K, SEED) if k is None else (None, SEED + k)
     dropout = dropout if k is None else of_member(k, dropout)
     return MLP([D, 7, 4, C], activation, dropout=dropout, members=members,
-               backend=backend, dtype=dtype, seed=seed)  # fmt: skip
+               backend=backend, dtype=dtype, seed=seed, multilabel=multilabel)  # fmt: skip
 
 
 def train(net, loss, rule, x, targets):
@@ -98,9 +98,10 @@ def test_inputs_or_targets_alone_may_be_shared(backend, draw, loss, shapes):
     x = draw(STEPS, N, D) if x_shared else draw(STEPS, K, N, D)
     targets = draw(STEPS, K, N, C, below=2) if x_shared else draw(STEPS, N, C, below=2)
     rule = SGD(0.1, momentum=0.9)
-    _, params = train(network(backend, "float64", activation="relu"), loss, rule, x, targets)
+    settings = {"activation": "relu", "multilabel": isinstance(loss, BinaryCrossEntropy)}
+    _, params = train(network(backend, "float64", **settings), loss, rule, x, targets)
     for k in range(K):
-        alone = network(backend, "float64", k, activation="relu")
+        alone = network(backend, "float64", k, **settings)
         of_k = (x, targets[:, k]) if x_shared else (x[:, k], targets)
         assert_close(params[k], train(alone, loss, rule, *of_k)[1], "float64")
 

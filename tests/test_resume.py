@@ -47,7 +47,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, name, epoch):
     assert_array_equal(host(resumed.network), host(whole.network))
     for column in ("epoch", "loss", "val_loss", "lr"):
         assert resumed.history[column] == whole.history[column]
-    assert sorted(stopping.state()) == ["best", "params", "wait"]
+    assert sorted(stopping.state()) == ["best", "buffers", "params", "wait"]
     for key, array in expected.state().items():
         assert_array_equal(stopping.state()[key], array)
 
