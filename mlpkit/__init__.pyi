@@ -34,6 +34,7 @@ from .gradcheck import check_gradients as check_gradients
 from .history import History as History
 from .layers import Dense as Dense
 from .layers import Dropout as Dropout
+from .lessons import lesson as lesson
 from .losses import BinaryCrossEntropy as BinaryCrossEntropy
 from .losses import BinaryFocal as BinaryFocal
 from .losses import Focal as Focal

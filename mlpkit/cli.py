@@ -1,11 +1,13 @@
-"""The command line: train, evaluate, predict, info."""
+"""The command line: train, evaluate, predict, lesson, info."""
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,10 @@ from rich.panel import Panel
 
 import mlpkit
 from mlpkit import checkpoint, images, info, run
+from mlpkit.backends.names import look_up
 from mlpkit.data import DatasetUnavailableError
+from mlpkit.lessons import LESSONS, lesson
+from mlpkit.losses import ManyClasses, get_loss
 from mlpkit.progress import show
 
 app = typer.Typer(
@@ -148,17 +153,21 @@ def _run(data: run.Data, settings: run.RunSettings, folder: Path, resume: bool =
 
 
 def _refuse_other_options(context: typer.Context) -> None:
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-    if others := sorted(set(given) - {"resume", "data"}):
+    if others := sorted(_given(context) - {"resume", "data"}):
         raise ValueError(f"a resumed run keeps its settings: --resume goes without {others}")
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _given(context: typer.Context) -> set[str]:
+    """The options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _sizes(text: str, option: str = "--hidden") -> tuple[int, ...]:
     try:
         return tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:
-        raise ValueError(f"--hidden takes sizes such as 256,128, got {text!r}") from None
+        raise ValueError(f"{option} takes sizes such as 256,128, got {text!r}") from None
 
 
 def _choose_dataset(dataset: str | None, folder: str | None) -> tuple[str, run.Data]:
@@ -216,6 +225,85 @@ def predict(
             for index, p in enumerate(proba):
                 label = str(path) if len(x) == 1 else f"{path}[{index}]"
                 print(f"{label}  class {int(np.argmax(p))}  p {' '.join(f'{v:.4f}' for v in p)}")
+
+
+@app.command(name="lesson")
+def lesson_command(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="A worked example, such as E3.  Without one, their list.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Of a network of your own, from input to output: 2,2,1.")
+    ] = None,
+    activation: Annotated[str, typer.Option(help="Of the hidden layers.")] = "sigmoid",
+    output: Annotated[str, typer.Option(help="Activation of the last layer.")] = "linear",
+    bias: bool = True,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help='A JSON file of all parameters by name: {"0.weight": [[...]], ...}'),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A small network in a file, instead of --sizes.")
+    ] = None,
+    x: Annotated[str | None, typer.Option(help="The sample, such as 2,3; several: 2,3;4,5")] = None,
+    target: Annotated[str | None, typer.Option(help="As --x, or a class label each.")] = None,
+    loss: Annotated[str, typer.Option(help="See mlpkit.losses.")] = "half_squared_error",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.1,
+    hold: Annotated[str, typer.Option(help="Parameters to leave as they are: 0.bias,1.bias")] = "",
+) -> None:
+    """Print a worked example, or one gradient step of a small network, number by number."""
+    with user_errors():
+        given = _given(context)
+        if given <= {"name"}:
+            print(look_up("lesson", name.upper(), LESSONS)[1]() if name else _list_of_lessons())
+            return
+        if name is not None:
+            raise ValueError(f"the lesson {name} takes no options, got {sorted(given - {'name'})}")
+        if x is None or target is None:
+            raise ValueError("a network of your own needs --x and --target")
+        if model is not None:
+            if own := sorted(given & {"sizes", "activation", "output", "bias", "seed", "weights"}):
+                raise ValueError(f"--model is a whole network: it goes without {own}")
+            network, _ = _load(model, "numpy")
+        elif sizes is not None:
+            if not (widths := list(pairwise(_sizes(sizes, "--sizes")))):
+                raise ValueError(f"--sizes go from the input to the output: 2,2,1, got {sizes!r}")
+            kinds = [activation] * (len(widths) - 1) + [output]
+            layers = [mlpkit.Dense(*width, g, bias) for width, g in zip(widths, kinds, strict=True)]
+            multilabel = isinstance(get_loss(loss), ManyClasses)
+            network = mlpkit.Network(layers, dtype="float64", seed=seed, multilabel=multilabel)
+        else:
+            raise ValueError("a network of your own needs --sizes or --model")
+        if weights is not None:
+            network.load_parameters(_parameters(weights))
+        samples, targets = _samples("--x", x), _samples("--target", target)
+        if targets.shape[1] < network.n_out and np.all(targets == np.floor(targets)):
+            targets = targets.astype(np.int64).squeeze(axis=-1)  # class labels
+        held = [parameter for parameter in hold.split(",") if parameter]
+        print(lesson(network, samples, targets, loss, lr, held), end="")
+
+
+def _list_of_lessons() -> str:
+    return "\n".join(f"mlpkit lesson {name}  {title}" for name, (title, _) in LESSONS.items())
+
+
+def _samples(option: str, text: str) -> np.ndarray[Any, Any]:
+    try:
+        return np.array([[float(v) for v in row.split(",")] for row in text.split(";")])
+    except ValueError:
+        raise ValueError(f"{option} takes samples such as 2,3;4,5, got {text!r}") from None
+
+
+def _parameters(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no parameters by name, such as {{'0.weight': [[1.0]]}}")
+    return values
 
 
 @app.command(name="info")
