@@ -64,6 +64,8 @@ class Backend(Updates):
         float32, as tensor cores do.  Here it shows what a precision does to a training; a backend
         whose hardware has it overrides `matmul` to be fast.  None for all digits of the dtype.
         """
+        if precision == self.precision:
+            return self
         if precision is not None:
             look_up("precision", precision, SIGNIFICANT)
         backend = object.__new__(type(self))

@@ -8,7 +8,7 @@ from mlpkit.settings import PerMember, check_members, number
 
 
 class MovingAverage:
-    """a = decay a + (1 - decay) w after every update; the average is a / (1 - decay^t).
+    """a = a + (1 - decay) (w - a) after every update; the average is a / (1 - decay^t).
 
     The correction makes it the mean of the weights seen, from the first update on (Kingma and Ba
     2015, section 3).  What layers such as `BatchNorm` remember is averaged likewise.
@@ -21,6 +21,13 @@ class MovingAverage:
     Attributes
     ----------
     memory : "params" and "buffers", the sums a before the correction, and "count", () int64
+
+    >>> from mlpkit import MLP, Trainer
+    >>> trainer = Trainer(MLP([2, 2]), average=0.99)
+    >>> history = trainer.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], epochs=2)
+    >>> sorted(trainer.evaluate([[0.0, 1.0]], [0]))
+    ['average_loss', 'loss']
+    >>> averaged = trainer.average.network()
     """
 
     def __init__(self, network: Network, decay: PerMember) -> None:
@@ -37,10 +44,10 @@ class MovingAverage:
 
     def update(self) -> None:
         """Take in the weights as they are."""
-        decay = self._of.backend.constant(self.decay, self._of.dtype, ndim=2)
+        share = self._share()
         for name in ("params", "buffers"):
             a, w = self.memory[name], getattr(self._of, name)
-            a[...] = decay * a + (1 - decay) * w
+            a[...] = a + share * (w - a)
         self.memory["count"][...] = self.memory["count"] + 1
 
     def network(self) -> Network:
@@ -50,11 +57,16 @@ class MovingAverage:
         """
         if self._network is None:
             self._network = copy.deepcopy(self._of)
-        xp, backend = self._of.backend.xp, self._of.backend
-        decay = backend.constant(self.decay, xp.float64, ndim=2)
-        t = xp.astype(self.memory["count"], xp.float64)
-        mass = xp.astype(1 - decay**t, self._of.dtype)
+        xp = self._of.backend.xp
+        left = 1 - xp.astype(self._share(), xp.float64)
+        mass = xp.astype(1 - left ** xp.astype(self.memory["count"], xp.float64), self._of.dtype)
         for name in ("params", "buffers"):
             mean = self.memory[name] / xp.where(mass > 0, mass, xp.ones_like(mass))
             getattr(self._network, name)[...] = xp.where(mass > 0, mean, getattr(self._of, name))
         return self._network
+
+    def _share(self) -> Array:
+        """1 - decay, rounded to the network's dtype once, so that the correction fits the sum."""
+        backend = self._of.backend
+        decay = backend.constant(self.decay, backend.xp.float64, ndim=2)
+        return backend.xp.astype(1 - decay, self._of.dtype)

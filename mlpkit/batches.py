@@ -20,6 +20,13 @@ class Batch(NamedTuple):
     targets: Any
     weights: Any
 
+    def part(self, backend: Backend, start: int, stop: int) -> "Batch":
+        """The samples from `start` up to `stop`."""
+        labels = backend.xp.isdtype(self.targets.dtype, "integral")
+        of_targets = self.targets[..., start:stop] if labels else self.targets[..., start:stop, :]
+        weights = None if self.weights is None else self.weights[..., start:stop]
+        return Batch(self.x[..., start:stop, :], of_targets, weights)
+
 
 class ArrayBatches:
     """Batches from arrays, in a new order every epoch.
@@ -43,14 +50,14 @@ class ArrayBatches:
         sampling: NDArray[np.float64] | None,
     ) -> None:
         self.network, self.data, self.batch_size = network, data, batch_size
-        self.n: int | None = data.x.shape[-2]
         self.steps: int | None = -(-data.x.shape[-2] // batch_size)
         backend = network.backend
         self._key = backend.asarray(np.array(make_key(seed, Purpose.ORDER), np.int64))
         self._bounds = None
         if sampling is not None:
+            below = np.cumsum(sampling / np.max(sampling))
             # In integers, which are the same on every backend.
-            bounds = np.floor(np.cumsum(sampling) / np.sum(sampling) * 2.0**32)
+            bounds = np.floor(below / below[-1] * 2.0**32)
             self._bounds = backend.asarray(bounds.astype(np.int64))
 
     def smallest(self) -> int:
@@ -108,7 +115,6 @@ class IterableBatches:
 
     def __init__(self, batches: Iterable[Any], check: Callable[..., Batch]) -> None:
         self.batches, self.check = batches, check
-        self.n: int | None = None
         self.steps: int | None = len(batches) if isinstance(batches, Sized) else None
 
     def epoch(self, epoch: int, first: int) -> Generator[Batch, None, None]:
@@ -135,7 +141,10 @@ def sampling_weights(
                 "balanced sampling needs integer labels (N,), the same for all members"
             )
         return np.asarray(1.0 / np.bincount(labels)[labels])
-    weights = np.asarray(sampling, np.float64)
+    try:
+        weights = np.asarray(sampling, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"sampling weights are numbers (N,): {error}") from error
     if weights.shape != (n,):
         raise ValueError(f"sampling weights have shape {weights.shape}, expected ({n},)")
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():

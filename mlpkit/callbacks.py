@@ -65,6 +65,14 @@ class EarlyStopping(Callback):
     patience : epochs without an improvement before stopping, at least 1
     min_delta : what counts as an improvement, not negative
     mode : "min" or "max"; by default "max" for an accuracy and "min" for anything else
+
+    >>> from mlpkit import MLP, Adam, Trainer
+    >>> trainer, x = Trainer(MLP([1, 2]), optimizer=Adam(0.1)), [[0.0], [1.0]]
+    >>> history = trainer.fit(
+    ...     x, [0, 1], epochs=50, validation=(x, [1, 0]), callbacks=[EarlyStopping(patience=3)]
+    ... )
+    >>> len(history) < 50
+    True
     """
 
     def __init__(

@@ -163,7 +163,7 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     content, tensors = read(path)
     if "progress" not in content:
         raise ValueError(f"{path} holds a network, but no state of a training")
-    mine = json.loads(json.dumps(_training_settings(trainer)))
+    mine = json.loads(_json(_training_settings(trainer)))
     for part, value in mine.items():
         if content.get(part) != value:
             raise ValueError(
@@ -182,7 +182,8 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     for name, tensor in state.items():
         if tensor is None or tensor.shape != tuple(memory[name].shape):
             raise ValueError(f"{path}: {name} is missing or has another shape")
-    if len(losses) != (2 if progress["batch"] else 0):
+    steps = [(progress["batch"], *network.params.shape[:-1])] * 2 if progress["batch"] else []
+    if [tensor.shape for tensor in losses] != steps:
         raise ValueError(f"{path}: the losses of the epoch under way do not fit")
 
     network.load_parameters(tensors)
@@ -203,7 +204,7 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
 def _memory(trainer: "Trainer") -> dict[str, Any]:
     """The device arrays that a training keeps beside the network's, by their names in a file."""
     optimizer, average = trainer.optimizer, trainer.average
-    kept = {"optimizer": optimizer.memory | {"scale": optimizer.scale}}
+    kept = {"optimizer": optimizer.memory | {"scale": optimizer.scale, "lr": optimizer.lr}}
     if average is not None:
         kept["average"] = average.memory
     return {
@@ -240,10 +241,14 @@ def _training_settings(trainer: "Trainer") -> dict[str, Any]:
 def _write(path: str | Path, tensors: Tensors, content: dict[str, Any]) -> None:
     from safetensors.numpy import save as serialize
 
-    text = json.dumps({"format": FORMAT} | content, default=float)
+    text = _json({"format": FORMAT} | content)
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     metadata = {"mlpkit": text, "sha256": _digest(text, tensors)}
     write_atomically(path, serialize(tensors, metadata=metadata))
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, default=float)  # of NumPy's numbers
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], Tensors]:

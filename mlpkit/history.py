@@ -44,17 +44,22 @@ class EpochLosses:
         self._sizes.append(rows if weights is None else self._backend.xp.sum(weights, axis=-1))
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The losses (S,) or (S, K), and what each counts, on the host."""
+        """The losses (S,) or (S, K), and what each counts, as many, on the host."""
         if not self._losses:
             return self._earlier
-        now = tuple(map(self._read, (self._losses, self._sizes)))
+        losses, sizes = self._read(self._losses), self._sizes
+        if not all(isinstance(size, int) for size in sizes):
+            zero = self._backend.xp.zeros_like(self._losses[0])
+            of_size = self._read([zero + size for size in sizes])
+        else:
+            by_step = np.array(sizes, np.float64).reshape(-1, *[1] * (losses.ndim - 1))
+            of_size = np.broadcast_to(by_step, losses.shape)
+        now = losses, of_size
         if not self._earlier:
             return now
         return tuple(np.concatenate(parts) for parts in zip(self._earlier, now, strict=True))
 
     def _read(self, values: list[Any]) -> NDArray[np.float64]:
-        if isinstance(values[0], int):
-            return np.array(values, np.float64)
         return np.asarray(self._backend.to_numpy(self._backend.xp.stack(values)), np.float64)
 
     def restore(self, losses: NDArray[Any], sizes: NDArray[Any]) -> None:
@@ -64,7 +69,6 @@ class EpochLosses:
 
 def mean_loss(losses: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.float64]:
     """The mean over the samples, () or (K,), from (S,) or (S, K)."""
-    sizes = sizes.reshape(sizes.shape + (1,) * (losses.ndim - sizes.ndim))
     share = sizes / np.maximum(sizes.sum(axis=0), np.finfo(np.float64).tiny)
     return np.asarray((losses * share).sum(axis=0))
 

@@ -25,7 +25,8 @@ INITIALIZERS = (
 def check_initializer(initializer: object) -> None:
     """Raise ValueError or TypeError for what is neither a number nor a known name."""
     if not isinstance(initializer, str):
-        one_number("an initializer that is no name", initializer, low=-math.inf)
+        if not math.isfinite(one_number("an initializer", initializer, low=-math.inf)):
+            raise ValueError(f"an initializer is a finite number or a name, got {initializer!r}")
     elif initializer not in INITIALIZERS:
         raise unknown_name("initializer", initializer, INITIALIZERS)
 

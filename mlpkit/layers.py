@@ -32,7 +32,10 @@ class Dense(Layer):
         object.__setattr__(self, "n_in", positive_int("Dense: n_in", self.n_in))
         object.__setattr__(self, "n_out", positive_int("Dense: n_out", self.n_out))
         object.__setattr__(self, "activation", get_activation(self.activation))
-        if self.init != "auto":
+        if not isinstance(self.init, str):
+            check_initializer(self.init)
+            object.__setattr__(self, "init", float(self.init))
+        elif self.init != "auto":
             check_initializer(self.init)
 
     @property

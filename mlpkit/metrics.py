@@ -62,6 +62,11 @@ def confusion_matrix(network: Network, scores: Array, targets: Array) -> Array:
     """How often class i (row) was taken for class j (column), (..., C, C); 2 x 2 for one output.
 
     Raises ValueError with `multilabel`.
+
+    >>> from mlpkit import MLP, Trainer
+    >>> trainer = Trainer(MLP([1, 3]), metrics=["confusion_matrix", "top_2", "f1"])
+    >>> len(trainer.evaluate([[0.1], [0.2]], [0, 2])["confusion_matrix"])
+    3
     """
     if network.multilabel:
         raise ValueError("a multilabel network has no confusion matrix: its classes can coincide")

@@ -42,6 +42,13 @@ class Network:
     buffers : (B,) or (K, B), what layers remember beside their parameters
     passes : () int64 on the device, the number of training passes begun, each of which draws new
         dropout masks
+
+    >>> net = Network([Dense(3, 4, "tanh"), Dense(4, 2)], dtype="float64")
+    >>> {name: array.shape for name, array in net.named_parameters().items()}
+    {'0.weight': (3, 4), '0.bias': (4,), '1.weight': (4, 2), '1.bias': (2,)}
+    >>> scores, backward = net.forward([[0.1, 0.2, 0.3]])
+    >>> backward(scores, need_dx=True).shape
+    (1, 3)
     """
 
     def __init__(
@@ -58,11 +65,9 @@ class Network:
             raise unknown_name("dtype", dtype, DTYPES)
         self.layers = fold_activations(layers)
         self.members = None if members is None else positive_int("members", members)
-        self.backend: Backend = get_backend(backend)
-        if precision is not None:
-            if dtype != "float32":
-                raise ValueError(f"precision={precision!r} is for dtype='float32', not {dtype!r}")
-            self.backend = self.backend.at(precision)
+        self.backend: Backend = get_backend(backend).at(precision)
+        if precision is not None and dtype != "float32":
+            raise ValueError(f"precision={precision!r} is for dtype='float32', not {dtype!r}")
         self.dtype_name = dtype
         self.multilabel = bool(multilabel)
         self.dtype = getattr(self.backend.xp, dtype)
@@ -77,9 +82,9 @@ class Network:
         if self.n_parameters == 0:
             raise ValueError("a network needs at least one layer with parameters")
         xp = self.backend.xp
-        self._params = self._initial(self._slots)
+        self._params = self._initial(self._slots, Purpose.WEIGHTS)
         self._grads = xp.zeros_like(self._params)
-        self._buffers = self._initial(self._buffer_slots)
+        self._buffers = self._initial(self._buffer_slots, Purpose.BUFFERS)
         self.passes = xp.zeros((), dtype=xp.int64)
         keys = [
             [make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds]
@@ -87,8 +92,8 @@ class Network:
         ]
         self._contexts = self._contexts_of(self.layers, (), keys)
 
-    def _initial(self, slots: Sequence[Slot]) -> Array:
-        rows = [initial_vector(slots, seed) for seed in self.seeds]
+    def _initial(self, slots: Sequence[Slot], purpose: Purpose) -> Array:
+        rows = [initial_vector(slots, seed, purpose) for seed in self.seeds]
         return self.backend.asarray(np.stack(rows) if self.members else rows[0], self.dtype)
 
     @property
@@ -109,7 +114,8 @@ class Network:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle has parameters of its own, and views of those."""
         seed = self.seeds if self.members else self.seeds[0]
-        how = (self.layers, self.members, self.backend, self.dtype_name, seed, self.multilabel)
+        kind = (self.members, self.backend, self.dtype_name)
+        how = (self.layers, *kind, seed, self.multilabel, self.backend.precision)
         state = (self.params, self.buffers, self.passes)
         return _copied, (how, [self.backend.to_numpy(array) for array in state])
 

@@ -93,6 +93,11 @@ class BatchNorm(Normalization):
     n_in : D
     eps : added to the variance
     momentum : in [0, 1)
+
+    >>> from mlpkit import Dense, Network
+    >>> net = Network([Dense(3, 4, bias=False), BatchNorm(4), Dense(4, 2)])
+    >>> list(net.named_buffers())
+    ['1.running_mean', '1.running_var']
     """
 
     min_rows: ClassVar[int] = 2

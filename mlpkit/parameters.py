@@ -41,6 +41,9 @@ def parameter_slots(layers: Sequence[Layer]) -> list[Slot]:
 
 def buffer_slots(layers: Sequence[Layer]) -> list[Slot]:
     """The slots of all buffers, in the order of their flat vector."""
+    for _, _, layer in walk(layers):
+        if twice := sorted(set(layer.buffers()) & set(layer.shapes())):
+            raise ValueError(f"{layer}: {twice} are parameters and buffers by one name")
     return _slots(layers, lambda layer: layer.buffers())
 
 
@@ -64,10 +67,10 @@ def size(slots: Sequence[Slot]) -> int:
     return slots[-1].stop if slots else 0
 
 
-def initial_vector(slots: Sequence[Slot], seed: int) -> NDArray[np.float64]:
+def initial_vector(slots: Sequence[Slot], seed: int, purpose: Purpose) -> NDArray[np.float64]:
     """The flat vector (P,) that one member begins with."""
     drawn = [
-        draw(slot.layer.initial(slot.key), slot.shape, make_key(seed, Purpose.WEIGHTS, index))
+        draw(slot.layer.initial(slot.key), slot.shape, make_key(seed, purpose, index))
         for index, slot in enumerate(slots)
     ]
     return np.concatenate([values.ravel() for values in drawn] or [np.zeros(0)])

@@ -4,17 +4,20 @@ A trainer applies its penalties in the order given: `on_gradients` between the b
 update, `on_parameters` after the update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mlpkit.backends import Array
 from mlpkit.network import Network
-from mlpkit.settings import PerMember, number
+from mlpkit.settings import PerMember, check_members, number
 
 
 @dataclass(frozen=True)
 class Penalty:
     """A frozen dataclass with one setting, a number or one per member."""
+
+    of_loss: ClassVar[bool] = True  # whether it is an addition to the loss, with its gradient
 
     strength: PerMember
 
@@ -36,6 +39,18 @@ class Penalty:
     def constant(self, network: Network, ndim: int) -> Array:
         """The strength on the device, () or (K, 1, ...) of `ndim` axes."""
         return network.backend.constant(self.strength, network.dtype, ndim)
+
+
+def check_penalties(penalties: Sequence[Penalty], network: Network) -> tuple[Penalty, ...]:
+    """The penalties, which a network can have, or an error that says which it cannot."""
+    if not isinstance(penalties, Iterable):
+        raise TypeError(f"penalties is a list such as [mlpkit.L2(1e-4)], got {penalties!r}")
+    checked = tuple(penalties)
+    for penalty in checked:
+        if not isinstance(penalty, Penalty):
+            raise TypeError(f"expected a Penalty such as mlpkit.L2(1e-4), got {penalty!r}")
+        check_members(type(penalty).__name__, penalty.hyper(), network.members)
+    return checked
 
 
 def penalized(loss: Array, network: Network, penalties: Sequence[Penalty]) -> Array:
@@ -79,12 +94,14 @@ class MaxNorm(Penalty):
     (Srebro and Shraibman 2005; with dropout Srivastava and others 2014.)
     """
 
+    of_loss: ClassVar[bool] = False
+
     def on_parameters(self, network: Network) -> None:
         xp, limit = network.backend.xp, self.constant(network, 3)
         for w, _ in _weights(network):
             norm = xp.sqrt(xp.sum(w * w, axis=-2, keepdims=True))
             norm = xp.where(norm > limit, norm, limit + 0 * norm)
-            w[...] = w * limit / xp.where(norm > 0, norm, xp.ones_like(norm))
+            w[...] = w * (limit / xp.where(norm > 0, norm, xp.ones_like(norm)))
 
 
 def _weights(network: Network) -> list[tuple[Array, Array]]:
@@ -99,6 +116,8 @@ def _weights(network: Network) -> list[tuple[Array, Array]]:
 class ClipValue(Penalty):
     """Holds every element of the gradient within [-strength, strength]."""
 
+    of_loss: ClassVar[bool] = False
+
     def on_gradients(self, network: Network) -> None:
         xp, limit = network.backend.xp, self.constant(network, 2)
         network.grads[...] = xp.minimum(xp.maximum(network.grads, -limit), limit)
@@ -108,7 +127,12 @@ class ClipNorm(Penalty):
     """Shortens the gradient to the norm `strength`: g min(1, strength / (|g| + 1e-6)).
 
     Each member by itself; as torch.nn.utils.clip_grad_norm_.  (Pascanu and others 2013.)
+
+    >>> from mlpkit import MLP, Trainer
+    >>> trainer = Trainer(MLP([2, 2]), penalties=[L1(1e-4), ClipNorm(1.0), MaxNorm(3.0)])
     """
+
+    of_loss: ClassVar[bool] = False
 
     def on_gradients(self, network: Network) -> None:
         xp, grads = network.backend.xp, network.grads

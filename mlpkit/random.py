@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     ORDER = 2
     DIGITS = 3
     CHECK = 4
+    BUFFERS = 5
 
 
 def make_key(seed: int, purpose: Purpose, index: int = 0) -> Key:

@@ -13,12 +13,19 @@ class Residual(Layer):
     """y = x + f(x), with f the given layers in a row, as wide at their end as at their beginning.
 
     (He and others 2016.)
+
+    >>> from mlpkit import Dense, Network
+    >>> net = Network([Dense(3, 4), Residual([Dense(4, 4, "relu"), Dense(4, 4)]), Dense(4, 2)])
+    >>> list(net.named_parameters())[2:6]
+    ['1.0.weight', '1.0.bias', '1.1.weight', '1.1.bias']
     """
 
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(fold_activations(self.layers)))
+        if not self.layers:
+            raise ValueError("Residual needs at least one layer")
 
     @property
     def n_in(self) -> int | None:

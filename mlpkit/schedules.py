@@ -71,7 +71,7 @@ def in_steps(backend: Backend, length: Length | None, run: Array | None) -> Arra
         return backend.constant(float(length), backend.xp.float64)
     if run is None:
         raise ValueError(
-            "a schedule outside of Trainer.fit needs its length in steps: "
+            "where the length of the run is not known, a schedule needs its own in steps: "
             "steps=... where it has that, and integers for shares of the run"
         )
     return run if length is None else length * run

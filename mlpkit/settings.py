@@ -41,6 +41,13 @@ def per_member(function: Callable[[float], float], value: PerMember) -> PerMembe
     return tuple(map(function, value)) if isinstance(value, Sequence) else function(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value`, which is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is True or False, got {value!r}")
+    return bool(value)
+
+
 def positive_int(name: str, value: Any) -> int:
     """`value` as an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

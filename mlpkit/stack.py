@@ -50,19 +50,23 @@ def walk(
     """Each layer, with its place and its name, before those that it is made of.
 
     The place is its index, after those of the layers around it; the name numbers the layers that
-    have parameters, such as "2.0" for the first of those in the third.
+    have parameters or buffers, such as "2.0" for the first of those in the third.
     """
     number = 0
     for index, layer in enumerate(layers):
         name = f"{prefix}{number}"
         yield (*path, index), name, layer
         yield from walk(layer.inner(), (*path, index), f"{name}.")
-        number += has_parameters(layer)
+        number += has_parameters(layer) or _has_buffers(layer)
 
 
 def has_parameters(layer: Layer) -> bool:
     """Whether the layer, or one that it is made of, has parameters."""
     return bool(layer.shapes()) or any(map(has_parameters, layer.inner()))
+
+
+def _has_buffers(layer: Layer) -> bool:
+    return bool(layer.buffers()) or any(map(_has_buffers, layer.inner()))
 
 
 def chain(

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ from mlpkit.losses import Loss, ManyClasses, check_weights, fit_weights, get_los
 from mlpkit.metrics import Metric, get_metric, judges_classes
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
-from mlpkit.penalties import Penalty, penalized
+from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import check_seed
 from mlpkit.settings import PerMember, check_members, one_number, positive_int
 from mlpkit.stack import walk
@@ -57,6 +58,13 @@ class Trainer:
     losses : of the epoch under way
     callbacks : those of the current or last `fit`, by name
     restored : what `mlpkit.restore_state` found for the callbacks of the next `fit`
+
+    >>> from mlpkit import MLP
+    >>> trainer = Trainer(MLP([2, 8, 2], seed=1), optimizer=Adam(0.1), metrics=["accuracy"])
+    >>> x, y = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1, 0]
+    >>> history = trainer.fit(x, y, epochs=100)
+    >>> trainer.evaluate(x, y)["accuracy"]
+    1.0
     """
 
     def __init__(
@@ -77,16 +85,17 @@ class Trainer:
             raise TypeError(f"expected an Optimizer such as mlpkit.Adam(1e-3), got {optimizer!r}")
         if isinstance(metrics, str):
             raise TypeError(f"metrics is a list of names, got {metrics!r}")
-        for penalty in penalties:
-            if not isinstance(penalty, Penalty):
-                raise TypeError(f"expected a Penalty such as mlpkit.L2(1e-4), got {penalty!r}")
-            check_members(type(penalty).__name__, penalty.hyper(), network.members)
         self.network = network
         self.loss = get_loss(loss)
         self.optimizer = OptimizerState(optimizer, network)
         self.metrics = dict(map(get_metric, metrics))
         self.seed = check_seed(seed)
-        self.penalties = tuple(penalties)
+        self.penalties = check_penalties(penalties, network)
+        if optimizer.full_batch and not all(penalty.of_loss for penalty in self.penalties):
+            raise ValueError(
+                f"{type(optimizer).__name__} goes down the loss and its gradient: it takes L1 and "
+                f"L2, but nothing that changes gradients or weights, got {list(self.penalties)}"
+            )
         self.accumulate = positive_int("accumulate", accumulate)
         self.average = None if average is None else MovingAverage(network, average)
         self.history = History()
@@ -164,21 +173,17 @@ class Trainer:
     def _accumulated(self, x: Any, targets: Any, weights: Any) -> Array:
         """The batch in parts of about equal size, whose means make up its mean."""
         network, xp = self.network, self.network.backend.xp
-        x, targets, weights = self._placed(x, targets, weights)
-        n = x.shape[-2]
-        axis = -1 if xp.isdtype(targets.dtype, "integral") else -2
-        if weights is None:
-            weights = xp.ones((n,), dtype=network.dtype)
-        total = xp.sum(weights, axis=-1)
-        grads, loss = xp.zeros_like(network.grads), 0.0
-        ends = [n * part // self.accumulate for part in range(self.accumulate + 1)]
-        for start, stop in pairwise(ends):
-            if start == stop:
-                continue
-            rows = xp.arange(start, stop)
-            w = xp.take(weights, rows, axis=-1)
-            share = xp.sum(w, axis=-1) / xp.where(total > 0, total, xp.ones_like(total))
-            part = xp.take(x, rows, axis=-2), xp.take(targets, rows, axis=axis), w
+        data = self._placed(x, targets, weights)
+        n = data.x.shape[-2]
+        if data.weights is None:
+            data = data._replace(weights=xp.ones((n,), dtype=network.dtype))
+        total = xp.sum(data.weights, axis=-1)
+        total = xp.where(total > 0, total, xp.ones_like(total))
+        grads, loss = xp.zeros_like(network.grads), xp.zeros((), dtype=network.dtype)
+        parts = min(self.accumulate, n)
+        for start, stop in pairwise(n * part // parts for part in range(parts + 1)):
+            part = data.part(network.backend, start, stop)
+            share = xp.sum(part.weights, axis=-1) / total
             loss = loss + self._backpropagate(*part, share)
             grads = grads + network.grads
         network.grads[...] = grads
@@ -206,7 +211,7 @@ class Trainer:
         x : (N, D), or (K, N, D) with data for each member; floating point, or uint8 images, which
             stay bytes on the device.  A `numpy.memmap` stays in its file, read batch by batch.  Or,
             without targets, an iterable of batches (x, targets) or (x, targets, weights) that gives
-            them anew every epoch.
+            them anew every epoch, each in memory of its own, for it is read ahead on a thread.
         targets : (N,), (N, C), (K, N) or (K, N, C) as the loss takes them
         epochs : in all: a trainer that has made 5 and is asked for 8 makes 3 more
         batch_size : samples per step; the last batch of an epoch may be smaller.  None for all of
@@ -248,8 +253,14 @@ class Trainer:
                 f"epochs={epochs}, but this trainer has made {self.epoch} already; "
                 "epochs counts from the first"
             )
-        if max_steps is not None and positive_int("max_steps", max_steps) <= self.steps:
-            raise ValueError(f"max_steps={max_steps}, but this trainer has made {self.steps}")
+        self.steps = int(self.network.backend.to_numpy(self.optimizer.count))
+        if max_steps is not None:
+            positive_int("max_steps", max_steps)
+            if self.restored is None and max_steps <= self.steps:
+                raise ValueError(
+                    f"max_steps={max_steps}, but this trainer has made {self.steps} already; "
+                    "max_steps counts from the first"
+                )
         if max_seconds is not None:
             one_number("max_seconds", max_seconds)
         if missing := sorted(set(self.restored or {}) - set(named)):
@@ -261,13 +272,12 @@ class Trainer:
         lengths = [max_steps] if max_steps else []
         if source.steps is not None:
             lengths.append(epochs * source.steps)
-        if lengths:
-            self.optimizer.begin_run(min(lengths))
+        self.optimizer.begin_run(min(lengths, default=None))
         deadline = None if max_seconds is None else time.perf_counter() + max_seconds
 
         def spent() -> bool:
             late = deadline is not None and time.perf_counter() >= deadline
-            return late or self.steps == max_steps
+            return late or (max_steps is not None and self.steps >= max_steps)
 
         try:
             for name, callback in self.callbacks.items():
@@ -278,13 +288,15 @@ class Trainer:
             with deferred() as pressed:
                 while self.epoch < epochs and not self.stop and not spent():
                     row = self._epoch(source, lambda: pressed.is_set() or spent())
-                    if pressed.is_set():
+                    if pressed.is_set() and self.batch:
                         self._interrupted()
                     if validation is not None:
                         row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
                     self.history.rows.append(row)
                     for callback in self.callbacks.values():
                         callback.on_epoch_end(self, row)
+                    if pressed.is_set():
+                        self._interrupted()
             for callback in self.callbacks.values():
                 callback.on_fit_end(self)
         finally:
@@ -300,20 +312,19 @@ class Trainer:
         """
         backend = self.network.backend
         start, seen = time.perf_counter(), 0
-        batches = source.epoch(self.epoch, self.batch)
         ended = True
-        for batch in batches:
-            self.last_loss = self._compiled(*batch)
-            self.losses.add(self.last_loss, batch.x.shape[-2], batch.weights)
-            self.batch += 1
-            self.steps += 1
-            seen += batch.x.shape[-2]
-            for callback in self.callbacks.values():
-                callback.on_step_end(self)
-            if leave():
-                ended = self.batch == source.steps
-                break
-        batches.close()
+        with closing(source.epoch(self.epoch, self.batch)) as batches:
+            for batch in batches:
+                self.last_loss = self._compiled(*batch)
+                self.losses.add(self.last_loss, batch.x.shape[-2], batch.weights)
+                self.batch += 1
+                self.steps += 1
+                seen += batch.x.shape[-2]
+                for callback in self.callbacks.values():
+                    callback.on_step_end(self)
+                if leave():
+                    ended = self.batch == source.steps
+                    break
         if self.batch == 0:
             raise ValueError("the batches have come to an end: give something that starts anew")
         by_step, sizes = self.losses.arrays()
@@ -337,7 +348,9 @@ class Trainer:
     def _interrupted(self) -> None:
         """Let the callbacks save what there is, and say how to go on."""
         ways = [callback.on_interrupt(self) for callback in self.callbacks.values()]
-        way = next(filter(None, ways), "the same call of fit goes on from there")
+        made = "all epochs had been made"
+        goes_on = made if self.epoch == self.epochs else "the same call of fit goes on from there"
+        way = next(filter(None, ways), goes_on)
         raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {way}")
 
     def _require_finite(self, by_step: NDArray[Any]) -> None:
@@ -398,7 +411,7 @@ class Trainer:
                 raise TypeError("batches bring their own weights and sampling")
             if rule.full_batch:
                 raise ValueError(f"{type(rule).__name__} needs all data in one batch, as arrays")
-            return IterableBatches(x, self._check_data)
+            return IterableBatches(x, self._check_batch)
         data = self._check_data(x, targets, weights)
         n = data.x.shape[-2]
         size = n if batch_size is None else positive_int("batch_size", batch_size)
@@ -410,7 +423,8 @@ class Trainer:
         if sampling is not None:
             drawn = sampling_weights(sampling, data.targets, n, self.network.backend)
         source = ArrayBatches(self.network, data, size, self.seed, drawn)
-        smallest = source.smallest() // self.accumulate
+        smallest = source.smallest()
+        smallest //= min(self.accumulate, smallest)
         if smallest < (rows := max(layer.min_rows for _, _, layer in walk(self.network.layers))):
             raise ValueError(
                 f"the smallest batch has {smallest} samples, but a layer needs at least {rows} in "
@@ -422,9 +436,11 @@ class Trainer:
         if not isinstance(validation, list | tuple) or len(validation) not in (2, 3):
             raise TypeError("validation is (x, targets) or (x, targets, weights)")
         try:
-            return self._check_data(*validation)
+            data = self._check_data(*validation)
+            self._figures(*data.part(self.network.backend, 0, 1))  # before the training, not after
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation: {error}") from error
+        return data
 
     def _placed(self, x: Any, targets: Any, weights: Any) -> Batch:
         """Data on the device, shapes and dtypes checked; a memory-mapped x stays where it is."""
@@ -441,8 +457,16 @@ class Trainer:
             weights = fit_weights(network.backend, weights, shape, network.dtype)
         return Batch(x, targets, weights)
 
-    @QUIET
     def _check_data(self, x: Any, targets: Any, weights: Any = None) -> Batch:
+        """As `_check_batch`; and there must be samples that count."""
+        data = self._check_batch(x, targets, weights)
+        xp = self.network.backend.xp
+        if data.weights is not None and not bool(xp.all(xp.any(data.weights > 0, axis=-1))):
+            raise ValueError("all sample weights are 0")
+        return data
+
+    @QUIET
+    def _check_batch(self, x: Any, targets: Any, weights: Any = None) -> Batch:
         """Data on the device, its shapes, dtypes and values checked.  Reads the device."""
         xp = self.network.backend.xp
         data = self._placed(x, targets, weights)

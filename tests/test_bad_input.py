@@ -71,7 +71,10 @@ DATA = [
     (lambda: fit(y=T[:, :2], loss="mean_squared_error"), ValueError, r"targets .*\(12, 2\)"),
     (lambda: fit(y=T * np.nan, loss="mean_squared_error"), ValueError, "targets hold NaN"),
     (
-        lambda: fit(y=np.full((12, 3), 2.0), loss="binary_cross_entropy"),
+        lambda: fit(
+            y=np.full((12, 3), 2.0), loss="binary_cross_entropy",
+            network=MLP([4, 5, 3], multilabel=True),
+        ),
         ValueError, r"targets lie in \[2, 2\], expected \[0, 1\]",
     ),
     (lambda: fit(validation=(X, Y + 7)), ValueError, r"labels lie in \[7, 9\]"),
@@ -89,6 +92,61 @@ DATA = [
     (lambda: fit(epochs=1.5), TypeError, r"epochs must be an integer, got 1\.5"),
     (lambda: fit(batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
     (lambda: fit(batch_size=True), TypeError, "batch_size must be an integer, got True"),
+    (lambda: fit(max_steps=0), ValueError, "max_steps must be at least 1, got 0"),
+    (lambda: fit(max_steps=2.0), TypeError, r"max_steps must be an integer, got 2\.0"),
+    (lambda: fit(max_seconds=-1), ValueError, r"max_seconds must lie in \[0, inf\), got -1"),
+    (lambda: fit(max_seconds="long"), TypeError, "max_seconds must be a number, got 'long'"),
+    # sample weights
+    (lambda: fit(weights=np.ones(5)), ValueError, r"weights have shape \(5,\), expected \(12,\)"),
+    (lambda: fit(weights=np.ones((12, 1))), ValueError, r"weights have shape \(12, 1\), expected"),
+    (lambda: fit(weights=-np.ones(12)), ValueError, "weights must be finite and not negative"),
+    (lambda: fit(weights=NAN[:, 0]), ValueError, "weights must be finite and not negative"),
+    (lambda: fit(weights=np.zeros(12)), ValueError, "all sample weights are 0"),
+    (lambda: fit(weights="balanced"), TypeError, "expected numbers, got str"),
+    (lambda: members(weights=np.ones((3, 12))), ValueError, r"\(3, 12\), expected \(2, 12\)"),
+    (
+        lambda: members(weights=np.stack([np.ones(12), np.zeros(12)])),
+        ValueError, "all sample weights are 0",
+    ),
+    (lambda: fit(validation=(X, Y, np.ones(5))), ValueError, r"validation: sample weights .*\(5"),
+    (lambda: Trainer(MLP([4, 3])).step(X, Y, np.ones(5)), ValueError, r"weights have shape \(5,\)"),
+    (
+        lambda: Trainer(MLP([4, 3])).evaluate(X, Y, np.zeros(12)),
+        ValueError, "all sample weights are 0",
+    ),
+    # drawing samples
+    (lambda: fit(sampling="equal"), ValueError, r"'balanced' or weights \(N,\), got 'equal'"),
+    (lambda: fit(sampling=[1, 2]), ValueError, r"have shape \(2,\), expected \(12,\)"),
+    (lambda: fit(sampling=3), ValueError, r"have shape \(\), expected \(12,\)"),
+    (lambda: fit(sampling=-np.ones(12)), ValueError, "finite, not negative, and not all 0"),
+    (lambda: fit(sampling=np.zeros(12)), ValueError, "finite, not negative, and not all 0"),
+    (lambda: fit(sampling=NAN[:, 0]), ValueError, "finite, not negative, and not all 0"),
+    (
+        lambda: fit(y=T, loss="mean_squared_error", sampling="balanced"),
+        ValueError, r"balanced sampling needs integer labels \(N,\)",
+    ),
+    (
+        lambda: members(y=np.stack([Y, Y]), sampling="balanced"),
+        ValueError, r"integer labels \(N,\), the same for all members",
+    ),
+    (
+        lambda: fit(optimizer=mlpkit.LBFGS(), batch_size=None, sampling="balanced"),
+        ValueError, "LBFGS needs all 12 samples in every step",
+    ),
+    # batches
+    (lambda: fit(y=None), TypeError, "x and targets, or an iterable of batches"),
+    (lambda: fit(5, None), TypeError, "x and targets, or an iterable of batches"),
+    (lambda: fit([(X, Y)], None, weights=np.ones(12)), TypeError, "bring their own weights"),
+    (lambda: fit([(X, Y)], None, sampling="balanced"), TypeError, "bring their own .* sampling"),
+    (
+        lambda: fit([(X, Y)], None, optimizer=mlpkit.LBFGS()),
+        ValueError, "LBFGS needs all data in one batch, as arrays",
+    ),
+    (lambda: fit(optimizer=mlpkit.LBFGS(), batch_size=5), ValueError, "needs all 12 samples"),
+    (lambda: fit(validation=X), TypeError, r"validation is \(x, targets\) or \(x, targets, wei"),
+    (lambda: fit(validation=(X,)), TypeError, r"validation is \(x, targets\) or \(x, targets, wei"),
+    (lambda: fit(callbacks=3), TypeError, "callbacks is a list of Callbacks, got 3"),
+    (lambda: fit(callbacks=[print]), TypeError, "expected a Callback, got <built-in"),
 ]  # fmt: skip
 
 SETTINGS = [
@@ -101,6 +159,19 @@ SETTINGS = [
     (lambda: MLP([4, 3], init="he_norml"), ValueError, r"initializer .* mean 'he_normal'\?"),
     (lambda: MLP([4, 3], dtype="float16"), ValueError, r"dtype 'float16'; .*float32, float64\)"),
     (lambda: Trainer(MLP([4, 3]), metrics=["acuracy"]), ValueError, r"mean 'accuracy'\?"),
+    # trainers
+    (lambda: Trainer(MLP([4, 3]), metrics="accuracy"), TypeError, "list of names, got 'accuracy'"),
+    (lambda: Trainer(MLP), TypeError, "a Trainer trains a Network, got <function MLP"),
+    (lambda: Trainer(MLP([4, 3]), optimizer="adam"), TypeError, "an Optimizer .* got 'adam'"),
+    (lambda: Trainer(MLP([4, 3]), accumulate=0), ValueError, "accumulate must be at least 1"),
+    (lambda: Trainer(MLP([4, 3]), accumulate=2.0), TypeError, "accumulate must be an integer"),
+    (lambda: Trainer(MLP([4, 3]), average=1), ValueError, r"average must lie in \[0, 1\), got 1"),
+    (lambda: Trainer(MLP([4, 3]), average=-0.1), ValueError, r"average must lie in .* got -0\.1"),
+    (lambda: Trainer(MLP([4, 3]), average="ema"), TypeError, "average must be a number, got 'ema'"),
+    (
+        lambda: Trainer(MLP([4, 3], members=2), average=(0.9, 0.9, 0.9)),
+        ValueError, "decay has 3 values, but the network has 2 members",
+    ),
     # sizes and layers
     (lambda: MLP([4]), ValueError, r"sizes are \[inputs, hidden, ..., outputs\], got \[4\]"),
     (lambda: MLP([4, 0]), ValueError, "n_out must be at least 1, got 0"),

@@ -12,26 +12,31 @@ from numpy.testing import assert_array_equal
 from small_training import host
 
 import mlpkit
-from mlpkit import Dense, Dropout, Identity, ReLU, Sigmoid, Tanh
+from mlpkit import BatchNorm, Dense, Dropout, LayerNorm, Residual
+from mlpkit.activations import KINDS
 
 LAYERS = {
     "all kinds": [
-        Tanh(), Dense(3, 5, "relu"), Dropout(0.1), Dense(5, 4, "sigmoid", bias=False),
-        Dense(4, 4, "tanh", init="lecun_normal"), ReLU(), Sigmoid(), Dense(4, 2), Identity(),
+        *(kind() for kind in KINDS), Dense(3, 5, "relu"), Dropout(0.1), LayerNorm(5, eps=0.01),
+        Dense(5, 4, mlpkit.LeakyReLU(0.2), bias=False), BatchNorm(4, momentum=0.3),
+        Residual([Dense(4, 4, mlpkit.ELU(0.5), init="lecun_normal"), Residual([BatchNorm(4)])]),
+        Dense(4, 2, init=0.5), *(kind() for kind in KINDS),
     ],
     "one layer": [Dense(3, 2)],
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Cube(mlpkit.Activation):
-    name: ClassVar[str] = "cube"
+class Cubic(mlpkit.Activation):
+    name: ClassVar[str] = "cubic function"
+
+    slope: float = 0.0
 
     def value(self, xp, z):
-        return z**3
+        return z**3 + self.slope * z
 
     def gradient(self, xp, dy, z, y):
-        return 3 * dy * z**2
+        return dy * (3 * z**2 + self.slope)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +57,16 @@ def test_a_network_comes_back_bit_for_bit(tmp_path, draw, backend, dtype, member
     network = mlpkit.Network(layers, members, backend, dtype, seed=5)
     drawn = draw(*network.params.shape)
     network.params[...] = backend.asarray(drawn, network.dtype)
+    buffers = draw(*network.buffers.shape)
+    network.buffers[...] = backend.asarray(buffers, network.dtype)
     mlpkit.save(network, tmp_path / "model", {"of": "the test"})
     loaded = mlpkit.load(tmp_path / "model")
     assert loaded.backend.name == "numpy"
+    assert loaded.layers == network.layers
     assert loaded.settings() == network.settings()
     assert loaded.params.dtype == dtype
     assert_array_equal(host(loaded), drawn.astype(dtype))
+    assert_array_equal(loaded.buffers, buffers.astype(dtype))
     assert mlpkit.checkpoint.read(tmp_path / "model")[0]["notes"] == {"of": "the test"}
 
 
@@ -69,15 +78,27 @@ def test_a_network_is_loaded_onto_any_backend(tmp_path, backend):
     assert_array_equal(host(loaded), host(saved))
 
 
-def test_layer_types_of_ones_own_are_given_to_load(tmp_path):
-    network = mlpkit.Network([Dense(3, 2, Cube()), Scale(2, 0.5)])
-    network.params[...] = np.arange(10)
+@pytest.mark.parametrize("members", [None, 3])
+def test_layer_types_of_ones_own_are_given_to_load(tmp_path, members):
+    inner = Residual([Scale(2, 0.5), Cubic(-1.5)])
+    network = mlpkit.Network([Dense(3, 2, Cubic(0.1)), Scale(2), inner], members)
+    network.params[...] = np.arange(12)
     mlpkit.save(network, tmp_path / "model")
-    with pytest.raises(ValueError, match=r"no network .* unknown type 'Cube'"):
-        mlpkit.load(tmp_path / "model")
-    loaded = mlpkit.load(tmp_path / "model", custom=[Cube, Scale])
+    with pytest.raises(ValueError, match=r"no network .* unknown type 'Cubic'.*custom=\["):
+        mlpkit.load(tmp_path / "model", custom=[Scale])
+    loaded = mlpkit.load(tmp_path / "model", custom=[Cubic, Scale])
     assert loaded.layers == network.layers
+    assert loaded.layers[2].layers[1] == Cubic(-1.5) != Cubic()
     assert_array_equal(loaded.predict_scores(np.ones((2, 3))), network.forward(np.ones((2, 3)))[0])
+
+
+@pytest.mark.parametrize("how", [{"multilabel": True}, {"precision": "tf32"}])
+def test_what_a_network_is_for_is_kept(tmp_path, backend, how):
+    network = mlpkit.MLP([3, 4, 2], **how)
+    mlpkit.save(network, tmp_path / "model")
+    loaded = mlpkit.load(tmp_path / "model", backend)
+    assert loaded.settings() == network.settings()
+    assert loaded.settings() | how == loaded.settings()
 
 
 @pytest.mark.parametrize("target", [(os, "fsync"), (Path, "replace")], ids=["fsync", "replace"])

@@ -135,8 +135,10 @@ HOSTILE = {
     "activation a list": ("model", put(*LAYER, "activation", value=[])),
     "progress a list": ("state", put("progress", value=[])),
     "progress null": ("state", put("progress", value=None)),
-    "step a string": ("state", put("progress", "step", value="many")),
-    "step beyond 64 bits": ("state", put("progress", "step", value=2**70)),
+    "updates a string": ("state", put("progress", "updates", value="many")),
+    "updates beyond 64 bits": ("state", put("progress", "updates", value=2**70)),
+    "negative batch": ("state", put("progress", "batch", value=-1)),
+    "batch without losses": ("state", put("progress", "batch", value=2)),
     "epoch a string": ("state", put("progress", "epoch", value="3")),
     "history a number": ("state", put("progress", "history", value=5)),
 }
@@ -148,6 +150,48 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, good, kind, change):
     rewritten(path, (good / kind).read_bytes(), change)
     with pytest.raises(ValueError, match="hostile"):
         READERS[kind](path)
+
+
+def without(name):
+    """The change that takes a tensor away."""
+    return lambda tensors: {n: tensor for n, tensor in tensors.items() if n != name}
+
+
+def reshaped(name, *shape):
+    """The change that gives a tensor another shape, or adds it."""
+    return lambda tensors: tensors | {name: np.zeros(shape)}
+
+
+LOSSES = "the losses of the epoch under way do not fit"
+TENSORS = {
+    "no losses": (without("epoch.losses"), LOSSES),
+    "no sizes": (without("epoch.sizes"), LOSSES),
+    "one loss too few": (reshaped("epoch.losses", 2, 2), LOSSES),
+    "one size too many": (reshaped("epoch.sizes", 4), LOSSES),
+    "losses of other members": (reshaped("epoch.losses", 3, 5), LOSSES),
+    "losses of one network": (reshaped("epoch.losses", 3), LOSSES),
+    "sizes of other members": (reshaped("epoch.sizes", 3, 5), LOSSES),
+    "no moment": (without("optimizer.mean"), "optimizer.mean is missing or has another shape"),
+    "a longer moment": (reshaped("optimizer.mean", 2, 9), "optimizer.mean is missing or has ano"),
+    "no scale": (without("optimizer.scale"), "optimizer.scale is missing"),
+    "another scale": (reshaped("optimizer.scale"), "optimizer.scale is missing or has another"),
+    "no weight": (without("0.weight"), r"missing \['0.weight'\]"),
+    "another weight": (reshaped("0.weight", 2, 8, 4), r"0.weight has shape \(2, 8, 4\), expected"),
+    "an unknown weight": (reshaped("7.weight", 2, 8, 4), r"unknown \['7.weight'\]"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), TENSORS.values(), ids=TENSORS)
+def test_a_state_with_other_tensors_leaves_the_trainer_as_it_was(tmp_path, change, message):
+    """Of a training that has made 3 steps of its epoch."""
+    path, trainer = tmp_path / "state", trainer_of()
+    rng = np.random.default_rng(9)
+    trainer.fit(rng.standard_normal((30, 4)), rng.integers(0, 3, 30), batch_size=8, max_steps=3)
+    mlpkit.save_state(trainer, path)
+    content, tensors = mlpkit.checkpoint.read(path)
+    mlpkit.checkpoint._write(path, change(tensors), content)
+    with pytest.raises(ValueError, match=message):
+        restore(path)
 
 
 @st.composite

@@ -5,7 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mlpkit import MLP, Activation, Dense, Layer, Network, Tanh, Trainer, check_gradients
+from mlpkit import (
+    L1,
+    L2,
+    MLP,
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Network,
+    Residual,
+    Tanh,
+    Trainer,
+    check_gradients,
+)
+from mlpkit.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -183,3 +199,115 @@ def test_a_kink_beside_the_sample_is_left_behind(z):
     net = MLP([1, 1, 1], dtype="float64")
     net.params[...] = np.array([1.0, 0, 1, 0])
     check_gradients(net, "half_squared_error", [[z], [1.0]], [[2.0], [1.0]])
+
+
+class WrongL2(L2):
+    def on_gradients(self, network):
+        return 2 * super().on_gradients(network)
+
+
+class WrongL1InOneMember(L1):
+    def on_gradients(self, network):
+        added = super().on_gradients(network)
+        dW = network.on_weights(network.grads)[0]
+        dW[-1, ...] = dW[-1, ...] + 1e-3
+        return added
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_wrong_derivative_of_a_penalty_is_caught(backend, draw, members):
+    net = MLP([4, 3], members=members, backend=backend, dtype="float64")
+    check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3), penalties=[L2(0.3)])
+    with pytest.raises(AssertionError, match=r"the gradient of 0\.weight at"):
+        check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3), penalties=[WrongL2(0.3)])
+
+
+def test_wrong_derivative_of_a_penalty_in_one_member_alone_is_caught(backend, draw):
+    net = MLP([4, 3], members=3, backend=backend, dtype="float64")
+    wrong = WrongL1InOneMember((0.1, 0.2, 0.3))
+    with pytest.raises(AssertionError, match=r"the gradient of 0\.weight at"):
+        check_gradients(net, "half_squared_error", draw(6, 4), draw(6, 3), penalties=[wrong])
+
+
+class WrongBatchNorm(BatchNorm):
+    """Takes the mean and the variance of the batch for constants."""
+
+    def scaled(self, context, u, to_dx):
+        variance = context.backend.xp.mean(u * u, axis=-2, keepdims=True)
+        return super().scaled(context, u, lambda du: du * variance)
+
+
+class ForgetfulBatchNorm(BatchNorm):
+    """The same, but for the mean."""
+
+    def scaled(self, context, u, to_dx):
+        xp = context.backend.xp
+        return super().scaled(
+            context, u, lambda du: to_dx(du) + xp.mean(du, axis=-2, keepdims=True)
+        )
+
+
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("wrong", [WrongBatchNorm, ForgetfulBatchNorm])
+def test_wrong_derivative_of_batch_norm_is_caught(backend, draw, wrong, members):
+    for kind in (BatchNorm, wrong):
+        layers = [Dense(4, 5, bias=False), kind(5), Tanh(), Dense(5, 3)]
+        net = Network(layers, members=members, backend=backend, dtype="float64")
+        how = (net, "half_squared_error", draw(6, 4), draw(6, 3))
+        if kind is BatchNorm:
+            check_gradients(*how, train=True)
+            continue
+        with pytest.raises(AssertionError, match=r"the gradient of (x|0\.weight) at"):
+            check_gradients(*how, train=True)
+
+
+def deep(members, backend):
+    layers = [
+        Dense(4, 5),
+        BatchNorm(5),
+        Dropout(0.3),
+        Residual((LayerNorm(5), Dense(5, 5, Tanh()))),
+    ]
+    return Network([*layers, Dense(5, 3)], members=members, backend=backend, dtype="float64")
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("members", [None, 3])
+def test_buffers_and_the_count_of_passes_are_left_as_they_were(backend, draw, members, train):
+    net = deep(members, backend)
+    for _ in range(2):
+        net.forward(draw(6, 4), train=True)
+    before = [backend.to_numpy(array) for array in (net.params, net.buffers, net.passes)]
+    check_gradients(
+        net, "huber", draw(6, 4), draw(6, 3), np.abs(draw(6)), [L1(0.1)], train, samples=5
+    )
+    after = [backend.to_numpy(array) for array in (net.params, net.buffers, net.passes)]
+    for got, want in zip(after, before, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_network_that_fails_is_left_as_it_was_too(backend, draw):
+    net = deep(None, backend)
+    net.forward(draw(6, 4), train=True)
+    before = [backend.to_numpy(array) for array in (net.params, net.buffers, net.passes)]
+    with pytest.raises(AssertionError, match=r"the gradient of 0\.weight"):
+        check_gradients(
+            net, "huber", draw(6, 4), draw(6, 3), penalties=[WrongL2(0.3)], train=True, samples=5
+        )
+    after = [backend.to_numpy(array) for array in (net.params, net.buffers, net.passes)]
+    for got, want in zip(after, before, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_checked_through_a_network(backend, draw, name):
+    net = deep(3, backend)
+    values = draw(6, 3)
+    targets = {
+        "softmax_cross_entropy": draw(6, below=3),
+        "focal": draw(6, below=3),
+        "binary_cross_entropy": values > 0,
+        "binary_focal": values > 0,
+    }.get(name, values)
+    errors = check_gradients(net, name, draw(6, 4), targets, samples=3)
+    assert max(errors.values()) < 1e-7

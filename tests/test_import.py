@@ -17,7 +17,7 @@ PUBLIC = """
     LayerNorm LeakyReLU Lion Loss MLP MaxNorm MeanAbsoluteError MeanSquaredError MovingAverage
     Muon NAdam Network Optimizer Penalty Progress RMSprop ReLU ReduceOnPlateau Residual SGD SiLU
     Sigmoid SoftTargets Softmax SoftmaxCrossEntropy Softplus Tanh Trainer Update
-    available_backends check_gradients data get_backend load metrics restore_state save
+    available_backends check_gradients data get_backend lesson load metrics restore_state save
     save_state schedules
 """
 

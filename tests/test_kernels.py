@@ -201,6 +201,93 @@ def test_adam(name, k, p, dtype, step, decay, decoupled, seed):
     )
 
 
+# ---- the update rules in plain NumPy, for one parameter vector or K, after `step` updates --------
+
+
+def rmsprop(w, g, s, m, v, *, lr, alpha, eps, momentum, weight_decay):
+    g = g + weight_decay * w
+    s = alpha * s + (1 - alpha) * g**2
+    m = alpha * m + (1 - alpha) * g
+    v = momentum * v + g / (np.sqrt(s - m**2) + eps)
+    return w - lr * v, s, m, v
+
+
+def adagrad(w, g, s, *, lr, lr_decay, eps, weight_decay, step):
+    g = g + weight_decay * w
+    s = s + g**2
+    return w - lr / (1 + step * lr_decay) * g / (np.sqrt(s) + eps), s
+
+
+def nadam(w, g, m, v, product, *, lr, beta1, beta2, eps, momentum_decay, weight_decay, step):
+    t = step + 1
+    g = g + weight_decay * w
+    m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    mu, following = (beta1 * (1 - 0.96 ** (i * momentum_decay) / 2) for i in (t, t + 1))
+    product = product * mu
+    m_hat = following * m / (1 - product * following) + (1 - mu) * g / (1 - product)
+    return w - lr * m_hat / (np.sqrt(v / (1 - beta2**t)) + eps), m, v, product
+
+
+def lion(w, g, m, *, lr, beta1, beta2, weight_decay):
+    c = beta1 * m + (1 - beta1) * g
+    return w - lr * (np.sign(c) + weight_decay * w), beta2 * m + (1 - beta2) * g
+
+
+RULES = {
+    "rmsprop": (rmsprop, ("square", "mean", "velocity")),
+    "adagrad": (adagrad, ("total",)),
+    "nadam": (nadam, ("mean", "square", "mu_product")),
+    "lion": (lion, ("mean",)),
+}
+
+
+@pytest.mark.parametrize("step", [0, 7, 10**6])
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_its_formula(backend, dtype, draw, rule, members, step):
+    formula, memory = RULES[rule]
+    stack = (members,) if members else ()
+    rows = (members, 1) if members else ()
+    host = dict(zip(("params", "grads", "mean", "velocity"), draw(4, *stack, 11), strict=True))
+    host |= {name: 1 + draw(*stack, 11) ** 2 for name in ("square", "total")}  # above mean^2 / 4
+    host |= {"mean": host["mean"] / 4, "mu_product": np.full((*rows[:1], 1), 0.9)}
+    host = {name: host[name] for name in ("params", "grads", *memory)}
+    parameters = inspect.signature(formula).parameters.values()
+    names = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    settings = {n: step if n == "step" else 0.1 + 0.8 * np.tanh(draw(*rows) ** 2) for n in names}
+
+    xp = backend.xp
+    dtypes = dict.fromkeys(host, dtype) | {"mu_product": "float64"}
+    own = {
+        name: xp.asarray(backend.asarray(value, getattr(xp, dtypes[name])), copy=True)
+        for name, value in host.items()
+    }
+    given = {name: backend.asarray(value, xp.float64) for name, value in settings.items()}
+    getattr(backend, rule)(**own, **given)
+
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    wanted = formula(*host.values(), **settings)
+    for name, value in zip(("params", *memory), wanted, strict=True):
+        error = np.abs(backend.to_numpy(own[name]) - value).max()
+        assert error <= rtol * np.abs(value).max(), name
+    np.testing.assert_array_equal(backend.to_numpy(own["grads"]), host["grads"].astype(dtype))
+
+
+def test_what_a_rule_leaves_out_is_a_setting_of_0(backend, draw):
+    xp, drawn = backend.xp, draw(3, 11) ** 2
+
+    def run(momentum, weight_decay, velocity):
+        w, g, s = (xp.asarray(backend.asarray(values), copy=True) for values in drawn)
+        lr, alpha, eps = (backend.asarray(value, xp.float64) for value in (0.1, 0.9, 1e-3))
+        backend.rmsprop(w, g, s, None, velocity, lr, alpha, eps, momentum, weight_decay)
+        return backend.to_numpy(w)
+
+    zero = backend.asarray(0.0, xp.float64)
+    without, with_zeros = run(None, None, None), run(zero, zero, xp.zeros(11, dtype=xp.float64))
+    np.testing.assert_array_equal(without, with_zeros)
+    assert np.abs(without - drawn[0]).max() > 0.01
+
+
 @pytest.mark.parametrize("name", OVERRIDING)
 @given(k=members, n=sizes, d=sizes, dtype=dtypes, rows=st.booleans(), seed=seeds)
 def test_gather_rows(name, k, n, d, dtype, rows, seed):

@@ -88,6 +88,168 @@ def test_an_unfinished_layer_cannot_be_made():
         Unfinished()
 
 
+@dataclass(frozen=True)
+class Count(mlpkit.Layer):
+    """y = x + (passes in training), and a parameter that no one needs."""
+
+    n: int
+
+    def shapes(self):
+        return {"unused": (self.n,)}
+
+    def buffers(self):
+        return {"passes": (1,)}
+
+    def initial(self, name):
+        return 5.0 if name == "passes" else "zeros"
+
+    def forward(self, context, x, train):
+        passes = context.buffers["passes"]
+        if train:
+            passes[...] = passes + 1
+
+        def backward(dy, need_dx):
+            context.grads["unused"][...] = context.grads["unused"] * 0
+            return dy if need_dx else None
+
+        return x + passes, backward
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_layer_of_ones_own_may_remember(backend, dtype, members):
+    network = mlpkit.Network([mlpkit.Dense(3, 2, init="zeros"), Count(2)], members, backend, dtype)
+    assert list(network.named_buffers()) == ["1.passes"]
+    assert tuple(network.buffers.shape) == ((1,) if members is None else (2, 1))
+    x = np.ones((4, 3))
+    for want, train in ((5, False), (6, True), (7, True), (7, False)):
+        scores = backend.to_numpy(network.forward(x, train=train)[0])
+        assert scores.dtype == dtype
+        np.testing.assert_array_equal(scores, want)
+    zeros = backend.xp.zeros_like(network.named_buffers()["1.passes"])
+    network.load_parameters(network.named_parameters() | {"1.passes": zeros})
+    np.testing.assert_array_equal(backend.to_numpy(network.predict_scores(x)), 0)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_activations_are_those_of_each_layer(backend, draw, members):
+    layers = [
+        mlpkit.Dense(4, 5, "tanh"), mlpkit.Dropout(0.5), mlpkit.BatchNorm(5),
+        mlpkit.Residual([mlpkit.Dense(5, 5)]), mlpkit.Dense(5, 3), mlpkit.Softmax(),
+    ]  # fmt: skip
+    network = mlpkit.Network(layers, members, backend, "float64")
+    x = draw(2, 6, 4) if members else draw(6, 4)
+    outputs = [backend.to_numpy(output) for output in network.activations(x)]
+    assert [output.shape for output in outputs] == [(*x.shape[:-1], h) for h in (5, 5, 5, 5, 3)]
+    named = {name: backend.to_numpy(view) for name, view in network.named_parameters().items()}
+    hidden = np.tanh(x @ named["0.weight"] + named["0.bias"])
+    np.testing.assert_allclose(outputs[0], hidden, rtol=1e-12)
+    np.testing.assert_array_equal(outputs[1], outputs[0])
+    np.testing.assert_allclose(outputs[2], hidden / np.sqrt(1 + 1e-5), rtol=1e-12)
+    np.testing.assert_array_equal(outputs[-1], backend.to_numpy(network.predict_scores(x)))
+    assert int(backend.to_numpy(network.passes)) == 0
+
+
+@pytest.mark.parametrize("output", ["linear", "sigmoid"])
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_multilabel_network_says_yes_or_no_to_each_class(backend, draw, members, output):
+    network = mlpkit.MLP([4, 3], output=output, members=members, backend=backend, multilabel=True)
+    x = draw(20, 4)
+    scores = backend.to_numpy(network.predict_scores(x))
+    wanted = scores if output == "sigmoid" else 1 / (1 + np.exp(-scores))
+    np.testing.assert_allclose(backend.to_numpy(network.predict_proba(x)), wanted, rtol=1e-5)
+    classes = backend.to_numpy(network.predict(x))
+    assert classes.dtype == np.int64
+    np.testing.assert_array_equal(classes, wanted > 0.5)
+    assert set(classes.sum(axis=-1).ravel()) > {0, 1}  # none, one or several of a sample
+    assert copy.copy(network).multilabel
+
+
+def rounded(a, digits):
+    """The nearest floats of so many binary digits, and where two are as near."""
+    fraction, exponent = np.frexp(a.astype(np.float64))
+    scaled = np.ldexp(fraction, digits)
+    return np.ldexp(np.rint(scaled), exponent - digits), np.abs(scaled % 1 - 0.5) == 0
+
+
+@pytest.mark.parametrize(("precision", "digits"), [("tf32", 11), ("bfloat16", 8)])
+def test_operands_are_rounded_to_the_digits_of_the_precision(backend, draw, precision, digits):
+    scales = np.exp2(np.arange(-60, 61, dtype=np.float64))[:, None]
+    a = (draw(121, 50) * scales).astype(np.float32)
+    one = backend.xp.eye(50, dtype=backend.xp.float32)
+    low = backend.at(precision)
+    for product in (
+        low.matmul(backend.asarray(a), one),
+        backend.xp.matrix_transpose(low.matmul(one, backend.asarray(a), transpose_b=True)),
+    ):
+        wanted, tie = rounded(a, digits)
+        got = backend.to_numpy(product)
+        np.testing.assert_array_equal(got[~tie], wanted[~tie])
+        assert (got != a).mean() > 0.99
+    assert backend.precision is None
+    np.testing.assert_array_equal(backend.to_numpy(backend.matmul(backend.asarray(a), one)), a)
+
+
+@pytest.mark.torch
+def test_bfloat16_is_that_of_pytorch(draw):
+    torch = pytest.importorskip("torch")
+    a = draw(100, 50).astype(np.float32)
+    ours = mlpkit.get_backend("numpy").at("bfloat16").matmul(a, np.eye(50, dtype=np.float32))
+    theirs = torch.tensor(a).to(torch.bfloat16).to(torch.float32).numpy()
+    tie = rounded(a, 8)[1]
+    np.testing.assert_array_equal(ours[~tie], theirs[~tie])
+
+
+def test_what_cannot_be_rounded_stays(backend):
+    """The splitting overflows near the largest float."""
+    a = np.array([[3e38, -3e38, np.inf, -np.inf, np.nan, 0.0]], np.float32)
+    with np.errstate(all="ignore"):
+        got = backend.at("tf32").matmul(backend.asarray(a.T), backend.xp.ones((1, 1)))
+    np.testing.assert_array_equal(backend.to_numpy(got)[:, 0], a[0])
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize(("precision", "digits"), [("tf32", 11), ("bfloat16", 8)])
+def test_a_network_of_a_precision_rounds_all_its_products(
+    backend, draw, members, precision, digits
+):
+    how = {"members": members, "backend": backend, "seed": 6}
+    network = mlpkit.MLP([4, 3], precision=precision, **how)
+    network.params[...] = backend.asarray(draw(*network.params.shape), network.dtype)
+    named = {name: backend.to_numpy(view) for name, view in network.named_parameters().items()}
+    x, dy = (draw(*named["0.weight"].shape[:-2], 5, n).astype(np.float32) for n in (4, 3))
+    scores, backward = network.forward(x)
+    dx = backward(backend.asarray(dy), need_dx=True)
+    low_x, low_w, low_dy = (rounded(a, digits)[0] for a in (x, named["0.weight"], dy))
+    for got, wanted in (
+        (scores, low_x @ low_w + named["0.bias"]),
+        (dx, low_dy @ low_w.swapaxes(-1, -2)),
+        (network.named_gradients()["0.weight"], low_x.swapaxes(-1, -2) @ low_dy),
+        (network.named_gradients()["0.bias"], dy.sum(axis=-2, keepdims=members is not None)),
+    ):
+        np.testing.assert_allclose(backend.to_numpy(got), wanted, rtol=1e-5, atol=1e-5)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert twin.settings() == network.settings()
+        assert twin.settings()["precision"] == precision
+        again = backend.to_numpy(twin.predict_scores(x))
+        np.testing.assert_array_equal(again, backend.to_numpy(network.predict_scores(x)))
+    assert mlpkit.MLP([4, 3], **how).settings()["precision"] is None
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"precision": "tf32", "dtype": "float64"}, "'tf32' is for dtype='float32', not 'float64'"),
+        ({"precision": "bf16"}, r"unknown precision 'bf16'.*\(known: bfloat16, tf32\)"),
+        ({"precision": 16}, "unknown precision 16"),
+        ({"dtype": "bfloat16"}, "unknown dtype 'bfloat16'"),
+        ({"norm": "lair"}, "unknown norm 'lair'; did you mean 'layer'"),
+    ],
+)
+def test_settings_that_make_no_mlp(how, message):
+    with pytest.raises(ValueError, match=message):
+        mlpkit.MLP([4, 3, 2], **how)
+
+
 def test_the_summary_shows_shapes_and_the_total():
     summary = mlpkit.MLP([784, 256, 128, 10], dropout=0.1, members=3).summary()
     assert "0.weight (784, 256)" in summary

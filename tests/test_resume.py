@@ -147,3 +147,36 @@ def test_updates_made_by_hand_are_saved_and_restored(tmp_path):
     mlpkit.restore_state(again, tmp_path / "state")
     assert int(again.optimizer.count) == 1
     assert int(again.network.passes) == 0
+
+
+@pytest.mark.parametrize("budget", [{"max_steps": 6}, {"max_steps": 8}])
+def test_a_training_whose_steps_are_spent_stays_so(tmp_path, budget):
+    """Like one that has made its epochs: the same call of fit has nothing left to do."""
+    x, y = np.eye(4), [0, 1, 2, 0]
+    path = tmp_path / "state"
+    whole, resumed = trainer_of(), trainer_of()
+    whole.fit(x, y, 4, 1, callbacks=[mlpkit.Checkpoint(path)], **budget)
+    mlpkit.restore_state(resumed, path)
+    resumed.fit(x, y, 4, 1, callbacks=[mlpkit.Checkpoint(path)], **budget)
+    assert resumed.history.rows == whole.history.rows
+    assert_array_equal(host(resumed.network), host(whole.network))
+
+
+def test_weights_sampling_and_parts_of_batches_are_resumed_exactly(tmp_path):
+    rng = np.random.default_rng(2)
+    x, y, weights = rng.standard_normal((20, 4)), rng.integers(0, 3, 20), rng.random((2, 20))
+    given = {"epochs": 3, "batch_size": 6, "weights": weights, "sampling": "balanced"}
+
+    def accumulating():
+        network = mlpkit.MLP([4, 8, 3], dropout=0.3, members=2)
+        return mlpkit.Trainer(network, accumulate=2, average=(0.5, 0.9))
+
+    whole, first, second = (accumulating() for _ in range(3))
+    whole.fit(x, y, **given)
+    first.fit(x, y, max_steps=6, **given)
+    mlpkit.save_state(first, tmp_path / "state")
+    mlpkit.restore_state(second, tmp_path / "state")
+    second.fit(x, y, **given)
+    assert second.history["loss"][-1] == whole.history["loss"][-1]
+    assert_array_equal(host(second.network), host(whole.network))
+    assert_array_equal(host(second.average.network()), host(whole.average.network()))

@@ -104,7 +104,7 @@ def test_cosine_of_a_length_of_its_own(backend):
 
 def test_cosine_without_a_length_says_so():
     trainer = mlpkit.Trainer(mlpkit.MLP([2, 2]), optimizer=mlpkit.SGD(cosine(0.1)))
-    with pytest.raises(ValueError, match=r"outside of Trainer.fit needs its length"):
+    with pytest.raises(ValueError, match=r"a schedule needs its own"):
         trainer.step([[1.0, 2.0]], [0])
 
 
@@ -144,7 +144,7 @@ def test_a_length_is_a_share_of_the_run_or_a_number_of_steps(backend, name):
     assert len(np.unique(steps)) > 3
     without = rates(SHARES[name][1], backend, range(32), None)
     np.testing.assert_array_equal(without, steps)
-    with pytest.raises(ValueError, match=r"outside of Trainer.fit needs its length in steps"):
+    with pytest.raises(ValueError, match=r"a schedule needs its own in steps"):
         rates(SHARES[name][0], backend, [0], None)
 
 

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 
 import mlpkit
+from mlpkit.losses import LOSSES, ManyClasses, get_loss
+from mlpkit.losses.classification import OneClass
+from mlpkit.optimizers import KINDS
 from mlpkit.schedules import cosine
 
 Array = type(array_api_strict.zeros(1))
@@ -15,42 +18,83 @@ OPERATORS = [
     for prefix in ("", "r", "i")
 ] + ["__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__", "__lshift__", "__rshift__"]
 
+ANNEALED = cosine(1e-3, warmup=0.2, steps=9)
 RULES = [
     mlpkit.SGD(cosine(0.1, warmup=0.2, steps=9), momentum=0.9, nesterov=True, weight_decay=1e-4),
-    mlpkit.Adam(cosine(1e-3, warmup=0.2, steps=9), weight_decay=1e-4),
-    mlpkit.AdamW(cosine(1e-3, steps=9)),
+    mlpkit.RMSprop(ANNEALED, momentum=0.9, centered=True, weight_decay=1e-4),
+    mlpkit.Adagrad(ANNEALED, lr_decay=0.1, weight_decay=1e-4),
+    mlpkit.Adam(ANNEALED, weight_decay=1e-4),
+    mlpkit.AdamW(ANNEALED),
+    mlpkit.NAdam(ANNEALED, weight_decay=1e-4),
+    mlpkit.Lion(ANNEALED, weight_decay=0.1),
+    mlpkit.Muon(ANNEALED, rest=mlpkit.NAdam(ANNEALED)),
 ]
-LOSSES = [
-    "softmax_cross_entropy",
-    "binary_cross_entropy",
-    "mean_squared_error",
-    "half_squared_error",
+WITH_SETTINGS = [
+    mlpkit.SoftmaxCrossEntropy(0.1, class_weights=(1, 2, 3)),
+    mlpkit.Focal(1.5, class_weights=(1, 2, 3)),
+    mlpkit.BinaryCrossEntropy((1, 2, 3)),
 ]
+BLOCK = [mlpkit.LayerNorm(5), mlpkit.Dense(5, 5), mlpkit.ReLU(), mlpkit.Dropout(0.2)]
+LAYERS = {
+    "batch norm": [mlpkit.Dense(6, 5, bias=False), mlpkit.BatchNorm(5), mlpkit.ReLU()],
+    "layer norm": [mlpkit.Dense(6, 5), mlpkit.LayerNorm(5), mlpkit.GELU()],
+    "residual": [mlpkit.Dense(6, 5), mlpkit.Residual(tuple(BLOCK))],
+}
+PENALTIES = [mlpkit.L1(0.01), mlpkit.L2(0.1), mlpkit.ClipValue(0.5), mlpkit.ClipNorm(0.1)]
+
+# name: what a training has that another one has not
+CASES = (
+    {f"loss {name}": {"loss": name} for name in LOSSES}
+    | {f"settings of {loss.name}": {"loss": loss} for loss in WITH_SETTINGS}
+    | {f"rule {type(rule).__name__}": {"optimizer": rule} for rule in RULES}
+    | {name: {"layers": layers} for name, layers in LAYERS.items()}
+    | {f"penalty {type(p).__name__}": {"penalties": [p]} for p in PENALTIES}
+    | {
+        "penalty MaxNorm": {"penalties": [mlpkit.MaxNorm(0.5)]},
+        "all penalties": {"penalties": [*PENALTIES, mlpkit.MaxNorm(0.5)]},
+        "weights": {"weighted": True},
+        "accumulate": {"accumulate": 3},
+        "accumulate, weights": {"accumulate": 3, "weighted": True},
+        "average": {"average": 0.9, "layers": LAYERS["batch norm"]},
+    }
+)
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
-def trainer_and_batch(members, rule, loss):
-    network = mlpkit.MLP(
-        [6, 5, 4, 3],
-        dropout=0.3,
+def trainer_and_batch(members, case):
+    """A trainer that has made a step, and the batch of that step."""
+    how = {"loss": "softmax_cross_entropy", "optimizer": RULES[0]} | CASES[case]
+    layers = how.pop("layers", [mlpkit.Dense(6, 5), mlpkit.ReLU(), mlpkit.Dropout(0.3)])
+    weighted, loss = how.pop("weighted", False), get_loss(how["loss"])
+    network = mlpkit.Network(
+        [*layers, mlpkit.Dense(5, 4), mlpkit.ReLU(), mlpkit.Dense(4, 3)],
         members=members,
         backend=array_api_strict,
-        multilabel=loss == "binary_cross_entropy",
+        multilabel=isinstance(loss, ManyClasses),
     )
     rng = np.random.default_rng(0)
     backend = network.backend
-    x = backend.asarray(rng.random((8, 6)), network.dtype)
-    labels = loss == "softmax_cross_entropy"
-    y = backend.asarray(rng.integers(0, 3, 8) if labels else rng.random((8, 3)))
-    trainer = mlpkit.Trainer(network, loss, rule)
-    trainer.step(x, y)  # constants are uploaded once, by the first step
-    return trainer, x, y
+    labels = isinstance(loss, OneClass)
+    batch = [
+        backend.asarray(rng.random((8, 6)), network.dtype),
+        backend.asarray(rng.integers(0, 3, 8) if labels else rng.random((8, 3))),
+    ]
+    if weighted:
+        batch.append(backend.asarray(rng.random(8), network.dtype))
+    trainer = mlpkit.Trainer(network, **how)
+    trainer.step(*batch)  # constants are uploaded once, by the first step
+    return trainer, batch
+
+
+def test_every_loss_and_every_rule_that_can_be_recorded_is_looked_at():
+    assert {type(rule) for rule in RULES} == {rule for rule in KINDS if rule.recordable}
+    assert {f"loss {name}" for name in LOSSES} <= set(CASES)
 
 
 @pytest.mark.parametrize("members", [None, 3])
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_step_reads_nothing_on_the_host(monkeypatch, members, rule, loss):
-    trainer, x, y = trainer_and_batch(members, rule, loss)
+@EVERY_CASE
+def test_a_step_reads_nothing_on_the_host(monkeypatch, members, case):
+    trainer, batch = trainer_and_batch(members, case)
     before = np.asarray(trainer.network.params._array).copy()
 
     def forbidden(*args, **kwargs):
@@ -61,8 +105,8 @@ def test_a_step_reads_nothing_on_the_host(monkeypatch, members, rule, loss):
             if hasattr(Array, name):
                 patch.setattr(Array, name, forbidden)
         with pytest.raises(AssertionError, match="read an array"):
-            float(x[0, 0])
-        trainer.step(x, y)
+            float(batch[0][0, 0])
+        trainer.step(*batch)
     assert (np.asarray(trainer.network.params._array) != before).any()
 
 
@@ -77,7 +121,7 @@ class Recording:
         return self._note(found) if callable(found) and not isinstance(found, type) else found
 
 
-def recorded_numbers(monkeypatch, trainer, x, y):
+def recorded_numbers(monkeypatch, trainer, batch):
     """All numbers of the host that get into one step, by an operator or a function, in order."""
     numbers = []
 
@@ -97,23 +141,22 @@ def recorded_numbers(monkeypatch, trainer, x, y):
                 patch.setattr(Array, name, note(getattr(Array, name)))
         backend = trainer.network.backend
         patch.setattr(backend, "xp", Recording(backend.xp, note))
-        trainer.step(x, y)
+        trainer.step(*batch)
     return numbers
 
 
 @pytest.mark.parametrize("members", [None, 3])
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_no_python_number_changes_from_step_to_step(monkeypatch, members, rule, loss):
-    trainer, x, y = trainer_and_batch(members, rule, loss)
-    first = recorded_numbers(monkeypatch, trainer, x, y)
-    second = recorded_numbers(monkeypatch, trainer, x, y)
+@EVERY_CASE
+def test_no_python_number_changes_from_step_to_step(monkeypatch, members, case):
+    trainer, batch = trainer_and_batch(members, case)
+    first = recorded_numbers(monkeypatch, trainer, batch)
+    second = recorded_numbers(monkeypatch, trainer, batch)
     assert len(first) > 10
     assert first == second
 
 
 def test_a_number_that_changes_would_be_seen(monkeypatch):
-    trainer, x, y = trainer_and_batch(None, RULES[1], "softmax_cross_entropy")
+    trainer, batch = trainer_and_batch(None, "rule Adam")
     updates = iter(range(9))
 
     update = mlpkit.Adam.update
@@ -123,15 +166,15 @@ def test_a_number_that_changes_would_be_seen(monkeypatch):
         update(self, on._replace(step=xp.asarray(float(next(updates)), dtype=xp.float64)))
 
     monkeypatch.setattr(mlpkit.Adam, "update", uploading)
-    first = recorded_numbers(monkeypatch, trainer, x, y)
-    assert first != recorded_numbers(monkeypatch, trainer, x, y)
+    first = recorded_numbers(monkeypatch, trainer, batch)
+    assert first != recorded_numbers(monkeypatch, trainer, batch)
 
 
 def test_the_step_count_lives_on_the_device_and_is_not_replaced():
-    trainer, x, y = trainer_and_batch(None, RULES[0], "softmax_cross_entropy")
+    trainer, batch = trainer_and_batch(None, "rule SGD")
     network, count = trainer.network, trainer.optimizer.count
     params, grads = network.params, network.grads
-    trainer.step(x, y)
+    trainer.step(*batch)
     assert trainer.optimizer.count is count
     assert int(count) == 2
     assert network.params is params

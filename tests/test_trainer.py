@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import mlpkit
+from mlpkit.losses import LOSSES
 
 
 def blobs(n=90, seed=7):
@@ -223,3 +224,192 @@ def test_a_trainer_is_copied_with_what_it_remembers():
     histories = [each.fit(x, y, epochs=4) for each in (trainer, twin)]
     assert histories[0]["loss"] == histories[1]["loss"]
     assert_array_equal(trainer.network.params, twin.network.params)
+
+
+# ---- batch sizes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(None, 1), (90, 1), (999, 1), (16, 6), (1, 90)])
+def test_a_batch_has_so_many_samples(batch_size, steps):
+    rows = []
+
+    class Rows(mlpkit.Callback):
+        def on_step_end(self, trainer):
+            rows.append(trainer.steps_per_epoch)
+
+    trainer = trainer_of()
+    trainer.fit(*blobs(), epochs=2, batch_size=batch_size, callbacks=[Rows()])
+    assert rows == [steps] * 2 * steps
+    assert trainer.steps == 2 * steps
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_full_batch_is_a_step_along_the_gradient_of_all(backend, members):
+    x, y = blobs()
+    fitted, by_hand = (trainer_of(members=members, backend=backend) for _ in range(2))
+    fitted.fit(x, y, epochs=3, batch_size=None)
+    for _ in range(3):
+        by_hand.step(x, y)
+    assert_array_equal(params(fitted), params(by_hand))
+
+
+# ---- sample weights and parts of batches ---------------------------------------------------------
+
+NAMES = sorted(LOSSES)
+PARTS = [1, 3, 10, 16]
+
+
+def problem(loss, members=None, n=10):
+    """A trainer in float64 and fitting x (N, 4) and targets, the same for all members."""
+    rng = np.random.default_rng(12)
+    x, binary = rng.standard_normal((n, 4)), "binary" in loss
+    if loss in ("softmax_cross_entropy", "focal"):
+        targets = rng.integers(0, 3, n)
+    else:
+        targets = rng.random((n, 3)) if binary else rng.standard_normal((n, 3))
+
+    def trainer(backend="numpy", seed=0, members=members, **options):
+        options = {"optimizer": mlpkit.SGD(0.3)} | options
+        how = {"multilabel": binary, "dtype": "float64", "seed": seed, "members": members}
+        network = mlpkit.MLP([4, 5, 3], activation="tanh", backend=backend, **how)
+        return mlpkit.Trainer(network, loss, **options)
+
+    return trainer, x, targets
+
+
+def host(trainer, array):
+    return trainer.network.backend.to_numpy(array)
+
+
+@pytest.mark.parametrize("loss", NAMES)
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_weight_is_how_often_a_sample_is_given(backend, loss, members):
+    make, x, targets = problem(loss, members)
+    times = np.array([2, 0, 1, 3, 1, 0, 1, 1, 2, 1])
+    weighted, repeated = make(backend), make(backend)
+    losses = [
+        weighted.step(x, targets, times),
+        repeated.step(np.repeat(x, times, axis=0), np.repeat(targets, times, axis=0)),
+    ]
+    assert_allclose(*(host(weighted, loss) for loss in losses), rtol=1e-12)
+    assert_allclose(params(weighted), params(repeated), rtol=1e-11, atol=1e-14)
+    assert not np.allclose(params(weighted), params(make(backend)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", NAMES)
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_weights_of_their_own_let_members_train_on_rows_of_their_own(backend, loss, scale):
+    make, x, targets = problem(loss)
+    masks = np.array([[1, 1, 1, 0, 0, 0, 1, 0, 0, 1], [0, 0, 1, 1, 1, 1, 0, 0, 0, 0]], bool)
+    together = make(backend, members=2)
+    together.fit(x, targets, 3, None, weights=scale * masks)
+    for k, mask in enumerate(masks):
+        alone = make(backend, seed=k)
+        alone.fit(x[mask], targets[mask], 3, None)
+        assert_allclose(params(together)[k], params(alone), rtol=1e-10, atol=1e-13)
+        assert_allclose(np.array(together.history["loss"])[:, k], alone.history["loss"], rtol=1e-11)
+
+
+@pytest.mark.parametrize("weights", [np.arange(90.0), np.stack([np.arange(90.0), np.ones(90)])])
+def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(weights):
+    """At a rate of 0 nothing changes; so is that of the validation."""
+    x, y = blobs()
+    trainer = trainer_of(lr=0.0, members=2, dtype="float64")
+    row = trainer.fit(x, y, 1, 40, weights=weights, validation=(x, y, weights)).rows[0]
+    scores = trainer.network.predict_scores(x)
+    exps = np.exp(scores)
+    p = (exps / exps.sum(axis=-1, keepdims=True))[:, np.arange(90), y]
+    each = np.broadcast_to(weights, (2, 90))
+    expected = [np.average(-np.log(p[k]), weights=each[k]) for k in range(2)]
+    assert_allclose(row["loss"], expected, rtol=1e-12)
+    assert_allclose(row["val_loss"], expected, rtol=1e-12)
+    assert_allclose(trainer.evaluate(x, y, weights)["loss"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", NAMES)
+@pytest.mark.parametrize("accumulate", PARTS)
+def test_a_batch_without_weight_changes_nothing(backend, loss, accumulate):
+    make, x, targets = problem(loss, members=2)
+    trainer, before = make(backend, accumulate=accumulate), params(make(backend))
+    of_first_alone = np.stack([np.ones(10), np.zeros(10)])
+    found = host(trainer, trainer.step(x, targets, of_first_alone))
+    assert found[1] == 0
+    assert np.isfinite(found[0])
+    assert_array_equal(params(trainer)[1], before[1])
+    assert not np.array_equal(params(trainer)[0], before[0])
+
+
+def test_batches_without_weight_do_not_count_in_the_epoch():
+    x, y = blobs()
+    weights = (np.arange(90) % 4 == 0).astype(float)
+    trainer = trainer_of(lr=0.0, dtype="float64")
+    (row,) = trainer.fit(x, y, 1, 1, weights=weights).rows
+    assert_allclose(row["loss"], trainer.evaluate(x[::4], y[::4])["loss"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", NAMES)
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("weighted", [None, "for all", "for each"])
+def test_parts_of_a_batch_make_up_the_whole(backend, loss, members, weighted):
+    """Of 10 samples: 4 + 3 + 3, 1 each, and fewer samples than parts."""
+    make, x, targets = problem(loss, members)
+    weights = np.array([2, 0, 1, 3, 0.5, 0, 0, 0, 0, 1]) if weighted else None
+    if weighted == "for each" and members:
+        weights = np.stack([weights, np.ones(10)])
+    penalties = [mlpkit.L2(0.1), mlpkit.ClipNorm(0.5)]
+    whole = make(backend, penalties=penalties)
+    expected = host(whole, whole.step(x, targets, weights))
+    for accumulate in PARTS:
+        trainer = make(backend, penalties=penalties, accumulate=accumulate)
+        found = host(trainer, trainer.step(x, targets, weights))
+        assert_allclose(found, expected, rtol=1e-12)
+        assert_allclose(params(trainer), params(whole), rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_members_with_data_of_their_own_are_taken_apart_too(members):
+    make, x, targets = problem("softmax_cross_entropy", members)
+    if members:
+        x, targets = np.stack([x, -x]), np.stack([targets, 2 - targets])
+    whole, parts = make(), make(accumulate=3)
+    for trainer in (whole, parts):
+        trainer.fit(x, targets, 2, 7)
+    assert_allclose(params(parts), params(whole), rtol=1e-11)
+
+
+def test_a_last_batch_with_fewer_samples_than_parts_is_trained_on():
+    make, x, targets = problem("softmax_cross_entropy")
+    whole, parts = make(), make(accumulate=4)
+    for trainer in (whole, parts):
+        trainer.fit(x, targets, 2, 8)
+    assert_allclose(params(parts), params(whole), rtol=1e-11)
+
+
+def test_parts_too_small_for_a_layer_are_refused_before_the_first_step():
+    layers = [mlpkit.Dense(2, 4), mlpkit.BatchNorm(4), mlpkit.Dense(4, 3)]
+    trainer = mlpkit.Trainer(mlpkit.Network(layers), accumulate=4)
+    with pytest.raises(ValueError, match=r"needs at least 2 in training: 90 samples in batches of"):
+        trainer.fit(*blobs(), batch_size=6)
+    trainer.fit(*blobs(), epochs=1, batch_size=10)
+    assert trainer.epoch == 1
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_of_a_batch_read_nothing_on_the_host(monkeypatch, members, weighted):
+    strict = pytest.importorskip("array_api_strict")
+    make, x, targets = problem("softmax_cross_entropy", members)
+    trainer = make(strict, accumulate=3, average=0.9)
+    batch = [strict.asarray(array) for array in (x, targets, np.ones(10))[: 2 + weighted]]
+    trainer.step(*batch)  # constants are uploaded once
+    before = params(trainer)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a step read an array on the host")
+
+    reads = ("bool", "float", "int", "index", "complex", "array", "dlpack")
+    with monkeypatch.context() as patch:
+        for name in reads:
+            patch.setattr(type(batch[0]), f"__{name}__", forbidden, raising=False)
+        trainer.step(*batch)
+    assert not np.array_equal(params(trainer), before)

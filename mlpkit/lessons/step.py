@@ -43,6 +43,11 @@ def lesson(
     ------
     ValueError, TypeError
         The network or the data are too large or do not fit, or the network has members.
+
+    >>> from mlpkit import MLP
+    >>> text = lesson(MLP([2, 2, 1], "sigmoid", dtype="float64"), [[2.0, 3.0]], [[1.0]], lr=0.05)
+    >>> text.splitlines()[0]
+    '9 parameters, half_squared_error, learning rate 0.05'
     """
     if network.members is not None:
         raise ValueError(f"a lesson is about one network, this one has {network.members} members")

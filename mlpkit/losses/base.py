@@ -80,8 +80,6 @@ def fit_weights(backend: Backend, weights: Any, shape: tuple[int, ...], dtype: D
 
 
 def check_weights(xp: Any, weights: Array) -> None:
-    """Raise ValueError for weights that are negative or not finite, or all 0.  Reads the device."""
+    """Raise ValueError for weights that are negative or not finite.  Reads the device."""
     if not bool(xp.all(xp.isfinite(weights) & (weights >= 0))):
         raise ValueError("sample weights must be finite and not negative")
-    if not bool(xp.all(xp.any(weights > 0, axis=-1))):
-        raise ValueError("all sample weights are 0")

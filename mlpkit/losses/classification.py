@@ -52,6 +52,14 @@ class SoftmaxCrossEntropy(OneClass):
     label_smoothing : e in [0, 1), or one per member; the targets become (1 - e) q + e/C
     class_weights : (C,), not negative.  With integer labels the mean divides by the sum of the
         labels' weights, as in torch.nn.functional.cross_entropy.
+
+    >>> import numpy as np
+    >>> from mlpkit import get_backend
+    >>> loss, dscores = SoftmaxCrossEntropy()(get_backend("numpy"), np.zeros((1, 4)), [2])
+    >>> float(loss)  # log 4
+    1.3862943611198906
+    >>> dscores.tolist()
+    [[0.25, 0.25, -0.75, 0.25]]
     """
 
     name: ClassVar[str] = "softmax_cross_entropy"
@@ -118,7 +126,7 @@ class Focal(OneClass):
         gamma = backend.constant(self.gamma, dtype, ndim=3)
 
         log_p = log_softmax(xp, scores)
-        p, rest = xp.exp(log_p), -xp.expm1(log_p)  # 1 - p to all its digits
+        p, rest = xp.exp(log_p), -xp.expm1(log_p)  # 1 - p
         ratio = log_p / xp.where(rest > 0, rest, xp.ones_like(rest))
         ratio = xp.where(rest > 0, ratio, -xp.ones_like(rest))  # its limit for p = 1
         u = q * rest**gamma * (gamma * p * ratio - 1)

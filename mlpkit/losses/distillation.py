@@ -37,5 +37,7 @@ class SoftTargets(Loss):
         xp = backend.xp
         T = backend.constant(self.temperature, scores.dtype, ndim=3)
         log_p, log_q = log_softmax(xp, scores / T), log_softmax(xp, targets / T)
-        p, q = xp.exp(log_p), xp.exp(log_q)
-        return xp.sum(T * T * q * (log_q - log_p), axis=-1), T * (p - q)
+        p, q, d = xp.exp(log_p), xp.exp(log_q), log_q - log_p
+        # p - q, to all its digits where the two are close, as at a high temperature.
+        gap = xp.where(d > -1, q * xp.expm1(-xp.maximum(d, -xp.ones_like(d))), p - q)
+        return xp.sum(T * T * (q * d + gap), axis=-1), T * gap

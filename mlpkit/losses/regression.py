@@ -23,6 +23,12 @@ class HalfSquaredError(Loss):
 
     The derivative is e.  On linear outputs, with the scores of another network as targets, this is
     logit regression (Ba and Caruana 2014).
+
+    >>> import numpy as np
+    >>> from mlpkit import get_backend
+    >>> loss, dscores = HalfSquaredError()(get_backend("numpy"), np.array([[0.191]]), [[1.0]])
+    >>> round(float(loss), 7), round(float(dscores[0, 0]), 3)
+    (0.3272405, -0.809)
     """
 
     name: ClassVar[str] = "half_squared_error"
@@ -50,7 +56,7 @@ class Huber(Loss):
 
     Parameters
     ----------
-    delta : where the square becomes a line, or one per member
+    delta : > 0, where the square becomes a line, or one per member
     """
 
     name: ClassVar[str] = "huber"
@@ -58,7 +64,7 @@ class Huber(Loss):
     delta: PerMember = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "delta", number("Huber: delta", self.delta))
+        object.__setattr__(self, "delta", number("Huber: delta", self.delta, low=1e-6))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"delta": self.delta}

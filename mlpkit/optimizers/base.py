@@ -97,12 +97,15 @@ class OptimizerState:
         self.memory = rule.memory(network)
         self.count = xp.zeros((), dtype=xp.int64)
         self.scale = xp.ones((network.members, 1) if network.members else (), dtype=xp.float64)
-        self.lr: Array = None
+        self.lr = xp.zeros_like(self.scale)
         self.run_steps: Array | None = None
 
-    def begin_run(self, steps: int) -> None:
-        """Tell the schedule how long the run is."""
+    def begin_run(self, steps: int | None) -> None:
+        """Tell the schedule how long the run is, None where that is not known."""
         xp = self.network.backend.xp
+        if steps is None:
+            self.run_steps = None
+            return
         if self.run_steps is None:
             self.run_steps = xp.zeros((), dtype=xp.float64)
         self.run_steps[...] = float(steps)
@@ -119,6 +122,6 @@ class OptimizerState:
         def rate(schedule: Schedule) -> Array:
             return self.scale * schedule(network.backend, step, self.run_steps)
 
-        self.lr = rate(self.rule.schedule)
+        self.lr[...] = rate(self.rule.schedule)
         self.rule.update(Update(network, self.memory, self.lr, step, rate, loss, evaluate))
         self.count[...] = self.count + 1

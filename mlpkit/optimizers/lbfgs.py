@@ -9,7 +9,7 @@ from mlpkit.backends.base import Namespace
 from mlpkit.network import Network
 from mlpkit.optimizers.base import Evaluate, Optimizer, Update, zeros
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, positive_int
+from mlpkit.settings import PerMember, flag, positive_int
 
 # Wolfe's conditions, f for the loss along the direction and t for how far to go along it:
 ARMIJO = 1e-4  # f(t) <= f(0) + ARMIJO t f'(0)
@@ -34,6 +34,12 @@ class LBFGS(Optimizer):
     history : pairs that are kept
     max_iter : iterations in one `Trainer.step`
     line_search : whether t is searched for; if not, it is lr, as in torch.optim.LBFGS by default
+
+    >>> from mlpkit import MLP, Trainer
+    >>> trainer = Trainer(MLP([1, 1], dtype="float64"), "mean_squared_error", LBFGS())
+    >>> history = trainer.fit([[0.0], [1.0]], [[1.0], [3.0]], epochs=1, batch_size=None)
+    >>> trainer.evaluate([[0.0], [1.0]], [[1.0], [3.0]])["loss"] < 1e-12
+    True
     """
 
     full_batch: ClassVar[bool] = True
@@ -46,8 +52,9 @@ class LBFGS(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive_int("history", self.history)
-        positive_int("max_iter", self.max_iter)
+        for name in ("history", "max_iter"):
+            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+        object.__setattr__(self, "line_search", flag("line_search", self.line_search))
 
     def memory(self, network: Network) -> dict[str, Array]:
         xp, dtype = network.backend.xp, network.dtype
@@ -65,6 +72,7 @@ class LBFGS(Optimizer):
         if on.evaluate is None:
             raise ValueError("LBFGS evaluates the loss anew: it works in Trainer.step alone")
         passes = xp.asarray(network.passes, copy=True)
+        buffers = xp.asarray(network.buffers, copy=True)
 
         def evaluate() -> Array:
             network.passes[...] = passes - 1  # a pass counts itself, and has its random numbers
@@ -85,11 +93,14 @@ class LBFGS(Optimizer):
             memory["moved"][...] = t * direction
             params[...] = start + memory["moved"]
             if self.line_search:
-                grads[...] = xp.where(t > 0, grads, memory["before"])
-                if not bool(xp.any(t > 0)):
-                    break  # all members are where they can do no better
+                found = t > 0
+                grads[...] = xp.where(found, grads, memory["before"])
+                forget(xp, memory, ~found)
+                if not bool(xp.any(found)):
+                    break
             elif iteration + 1 < self.max_iter:
                 evaluate()
+        network.buffers[...] = buffers  # points that were tried leave no trace
 
 
 def remember(xp: Namespace, memory: dict[str, Array], grads: Array) -> None:
@@ -103,6 +114,15 @@ def remember(xp: Namespace, memory: dict[str, Array], grads: Array) -> None:
         pairs = xp.concat([kept[..., 1:, :], xp.expand_dims(new, axis=-2)], axis=-2)
         kept[...] = xp.where(xp.expand_dims(taken, axis=-1), pairs, kept)
     memory["gamma"][...] = xp.where(taken, sy / xp.where(taken, yy, one), memory["gamma"])
+
+
+def forget(xp: Namespace, memory: dict[str, Array], lost: Array) -> None:
+    """Let the members whose direction led nowhere begin anew, from steepest descent."""
+    for name in ("s", "y"):
+        kept = memory[name]
+        kept[...] = xp.where(xp.expand_dims(lost, axis=-1), xp.zeros_like(kept), kept)
+    gamma = memory["gamma"]
+    gamma[...] = xp.where(lost, xp.ones_like(gamma), gamma)
 
 
 def newton(xp: Namespace, memory: dict[str, Array], grads: Array) -> Array:

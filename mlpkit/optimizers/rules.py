@@ -11,7 +11,7 @@ from mlpkit.backends import Array
 from mlpkit.network import Network
 from mlpkit.optimizers.base import Optimizer, Update, zeros
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, number
+from mlpkit.settings import PerMember, flag, number
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, below={"momentum": 1.0})
+        object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum")
 
@@ -74,6 +75,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, below={"alpha": 1.0, "momentum": 1.0})
+        object.__setattr__(self, "centered", flag("centered", self.centered))
 
     def hyper(self) -> dict[str, PerMember]:
         return {
