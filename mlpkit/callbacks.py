@@ -1,7 +1,7 @@
 """What may happen beside the training: stopping early, a log, checkpoints."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,3 +192,17 @@ class Checkpoint(Callback):
             f"the state is in {self.path}: restore_state(trainer, {str(self.path)!r}) and the same "
             "call of fit go on from there"
         )
+
+
+def named_callbacks(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+    """The callbacks by the names of their types, numbered where a type comes more than once."""
+    named: dict[str, Callback] = {}
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is a list of Callbacks, got {callbacks!r}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"expected a Callback, got {callback!r}")
+        kind = type(callback).__name__
+        earlier = sum(type(other).__name__ == kind for other in named.values())
+        named[f"{kind}.{earlier}"] = callback
+    return named

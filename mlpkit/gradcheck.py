@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.backends import Array
-from mlpkit.losses import Loss, check_weights, fit_weights, get_loss
+from mlpkit.intake import Intake
+from mlpkit.losses import Loss, get_loss
 from mlpkit.network import Network
 from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import Purpose, make_key, uniform
@@ -69,14 +70,8 @@ def check_gradients(
     penalties = check_penalties(penalties, network)
     if others := [penalty for penalty in penalties if not penalty.of_loss]:
         raise ValueError(f"{others} add nothing to the loss that could be differentiated")
-    x = backend.to_numpy(network.rows(network.place(x)))
-    stack = () if network.members is None else (network.members,)
-    shape = (*stack, x.shape[-2], network.n_out)  # of the scores
-    targets = loss.fit_targets(backend, targets, shape, network.dtype)
-    loss.check_values(backend.xp, targets, network.n_out)
-    if weights is not None:
-        weights = fit_weights(backend, weights, shape, network.dtype)
-        check_weights(backend.xp, weights)
+    x, targets, weights = Intake(network, loss).data_set(x, targets, weights)
+    x = backend.to_numpy(network.rows(x))
 
     with _left_as_it_was(network) as begin_anew:
 
@@ -98,7 +93,9 @@ def check_gradients(
         errors = {}
         for number, (name, array) in enumerate((network.named_parameters() | {"x": x}).items()):
             # The elements of one member; in x they may be shared by all.
-            shape = tuple(array.shape)[-2:] if stack or name == "x" else tuple(array.shape)
+            shape = (
+                tuple(array.shape)[-2:] if network.members or name == "x" else tuple(array.shape)
+            )
             order = np.argsort(uniform(make_key(seed, Purpose.CHECK, number), math.prod(shape)))
             places = [tuple(map(int, np.unravel_index(p, shape))) for p in order[:samples]]
             found: Any = gradients[name]

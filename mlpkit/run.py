@@ -69,6 +69,8 @@ def load_dataset(name: str, folder: str | None) -> Data:
 def build(settings: RunSettings) -> Trainer:
     """The trainer of a run, before its first step."""
     kind = look_up("optimizer", settings.optimizer, OPTIMIZERS)
+    if kind.full_batch:
+        raise ValueError(f"{settings.optimizer} needs full batches, a run is made in mini-batches")
     network = MLP(
         [784, *settings.hidden, 10],
         activation=settings.activation,

@@ -1,7 +1,6 @@
 """Training: the four steps, and the loop around them."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import pairwise
@@ -14,10 +13,12 @@ from mlpkit.activations import Identity
 from mlpkit.averaging import MovingAverage
 from mlpkit.backends import Array
 from mlpkit.batches import ArrayBatches, Batch, IterableBatches, sampling_weights
-from mlpkit.callbacks import Callback
+from mlpkit.callbacks import Callback, named_callbacks
+from mlpkit.divergence import QUIET, Divergence
 from mlpkit.history import EpochLosses, History, Row, host_value, mean_loss, read
+from mlpkit.intake import Intake
 from mlpkit.interrupt import deferred
-from mlpkit.losses import Loss, ManyClasses, check_weights, fit_weights, get_loss
+from mlpkit.losses import Loss, ManyClasses, get_loss
 from mlpkit.metrics import Metric, get_metric, judges_classes
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
@@ -25,9 +26,6 @@ from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import check_seed
 from mlpkit.settings import PerMember, check_members, one_number, positive_int
 from mlpkit.stack import walk
-
-# NumPy would warn of each overflow before the loss, which is checked, can say where it came from.
-QUIET = np.errstate(all="ignore")
 
 
 class Trainer:
@@ -91,11 +89,6 @@ class Trainer:
         self.metrics = dict(map(get_metric, metrics))
         self.seed = check_seed(seed)
         self.penalties = check_penalties(penalties, network)
-        if optimizer.full_batch and not all(penalty.of_loss for penalty in self.penalties):
-            raise ValueError(
-                f"{type(optimizer).__name__} goes down the loss and its gradient: it takes L1 and "
-                f"L2, but nothing that changes gradients or weights, got {list(self.penalties)}"
-            )
         self.accumulate = positive_int("accumulate", accumulate)
         self.average = None if average is None else MovingAverage(network, average)
         self.history = History()
@@ -108,30 +101,9 @@ class Trainer:
         self.callbacks: dict[str, Callback] = {}
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
         self._compiled = network.backend.compile(self.step) if optimizer.recordable else self.step
-        self._diverged: set[int] = set()
-        check_members(self.loss.name, self.loss.hyper(), network.members)
-        if self.loss.on_scores and not isinstance(network.output, Identity):
-            raise ValueError(
-                f"{self.loss.name} is computed from scores, but the network's output has passed "
-                f"{network.output.name}; build it with output='linear'"
-            )
-        many = isinstance(self.loss, ManyClasses)
-        if many and network.n_out > 1 and not network.multilabel:
-            raise ValueError(
-                f"{self.loss.name} on {network.n_out} outputs lets a sample have several classes: "
-                "build the network with multilabel=True, so that it predicts them"
-            )
-        if network.multilabel and not many and self.loss.on_scores:
-            raise ValueError(
-                f"{self.loss.name} is of one class a sample, but the network is multilabel; "
-                "use binary_cross_entropy"
-            )
-        no_threshold = network.n_out == 1 and isinstance(network.output, Identity)
-        if any(map(judges_classes, self.metrics.values())) and no_threshold and not many:
-            raise ValueError(
-                f"accuracy with one linear output and {self.loss.name} has no threshold: "
-                "use binary_cross_entropy, or output='sigmoid'"
-            )
+        self._divergence = Divergence()
+        self._intake = Intake(network, self.loss)
+        self._require_sense()
 
     # ---- one step ------------------------------------------------------------------------------
 
@@ -173,7 +145,7 @@ class Trainer:
     def _accumulated(self, x: Any, targets: Any, weights: Any) -> Array:
         """The batch in parts of about equal size, whose means make up its mean."""
         network, xp = self.network, self.network.backend.xp
-        data = self._placed(x, targets, weights)
+        data = self._intake.placed(x, targets, weights)
         n = data.x.shape[-2]
         if data.weights is None:
             data = data._replace(weights=xp.ones((n,), dtype=network.dtype))
@@ -247,7 +219,7 @@ class Trainer:
         source = self._source(x, targets, batch_size, weights, sampling)
         if validation is not None:
             validation = self._check_validation(validation)
-        named = _named(callbacks)
+        named = named_callbacks(callbacks)
         if self.restored is None and epochs <= self.epoch:
             raise ValueError(
                 f"epochs={epochs}, but this trainer has made {self.epoch} already; "
@@ -329,7 +301,7 @@ class Trainer:
             raise ValueError("the batches have come to an end: give something that starts anew")
         by_step, sizes = self.losses.arrays()
         seconds = time.perf_counter() - start
-        self._require_finite(by_step)
+        self._divergence.check(by_step, self.epoch + 1)
         part = 1.0 if ended else self.batch / (source.steps or np.inf)
         lr = backend.to_numpy(self.optimizer.lr)
         row = {
@@ -353,25 +325,6 @@ class Trainer:
         way = next(filter(None, ways), goes_on)
         raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {way}")
 
-    def _require_finite(self, by_step: NDArray[Any]) -> None:
-        """Stop where the loss is not finite; members that diverge are named, the others go on."""
-        bad = ~np.isfinite(by_step.reshape(len(by_step), -1))  # (S, K)
-        lost = np.flatnonzero(bad.any(axis=0))
-        if not len(lost):
-            return
-        new = sorted(set(lost.tolist()) - self._diverged)
-        step = int(bad[:, new or lost].any(axis=1).argmax())
-        where = f"in epoch {self.epoch + 1} at step {step + 1} of {len(by_step)}"
-        if len(lost) == bad.shape[1]:
-            raise FloatingPointError(
-                f"the loss is no longer finite: {by_step[step]} {where}. "
-                "A smaller learning rate is the usual cure"
-            )
-        self._diverged.update(new)
-        if new:
-            text = f"the loss of members {new} is no longer finite, first {where}"
-            warnings.warn(text, RuntimeWarning, stacklevel=6)
-
     # ---- evaluation ----------------------------------------------------------------------------
 
     def evaluate(self, x: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
@@ -380,7 +333,7 @@ class Trainer:
         Penalties have no part in the loss, and weights none in the metrics.  With a moving average
         its figures are there too, as average_loss and so on.
         """
-        return self._figures(*self._check_data(x, targets, weights))
+        return self._figures(*self._intake.data_set(x, targets, weights))
 
     @QUIET
     def _figures(self, x: Any, targets: Array, weights: Array | None) -> dict[str, Any]:
@@ -397,7 +350,40 @@ class Trainer:
             figures |= judge(self.average.network(), "average_")
         return read(self.network.backend, figures)
 
-    # ---- data ----------------------------------------------------------------------------------
+    # ---- what is refused -----------------------------------------------------------------------
+
+    def _require_sense(self) -> None:
+        """Refuse a loss, penalties or metrics that do not go with the network or the rule."""
+        network, loss, rule = self.network, self.loss, self.optimizer.rule
+        check_members(loss.name, loss.hyper(), network.members)
+        if rule.full_batch and not all(penalty.of_loss for penalty in self.penalties):
+            raise ValueError(
+                f"{type(rule).__name__} goes down the loss and its gradient: it takes L1 and L2, "
+                f"but nothing that changes gradients or weights, got {list(self.penalties)}"
+            )
+        linear = isinstance(network.output, Identity)
+        if loss.on_scores and not linear:
+            raise ValueError(
+                f"{loss.name} is computed from scores, but the network's output has passed "
+                f"{network.output.name}; build it with output='linear'"
+            )
+        many = isinstance(loss, ManyClasses)
+        if many and network.n_out > 1 and not network.multilabel:
+            raise ValueError(
+                f"{loss.name} on {network.n_out} outputs lets a sample have several classes: "
+                "build the network with multilabel=True, so that it predicts them"
+            )
+        if network.multilabel and not many and loss.on_scores:
+            raise ValueError(
+                f"{loss.name} is of one class a sample, but the network is multilabel; "
+                "use binary_cross_entropy"
+            )
+        no_threshold = network.n_out == 1 and linear and not many
+        if no_threshold and any(map(judges_classes, self.metrics.values())):
+            raise ValueError(
+                f"accuracy with one linear output and {loss.name} has no threshold: "
+                "use binary_cross_entropy, or output='sigmoid'"
+            )
 
     def _source(
         self, x: Any, targets: Any, batch_size: int | None, weights: Any, sampling: Any
@@ -411,8 +397,8 @@ class Trainer:
                 raise TypeError("batches bring their own weights and sampling")
             if rule.full_batch:
                 raise ValueError(f"{type(rule).__name__} needs all data in one batch, as arrays")
-            return IterableBatches(x, self._check_batch)
-        data = self._check_data(x, targets, weights)
+            return IterableBatches(x, self._intake.batch)
+        data = self._intake.data_set(x, targets, weights)
         n = data.x.shape[-2]
         size = n if batch_size is None else positive_int("batch_size", batch_size)
         if rule.full_batch and (size < n or sampling is not None):
@@ -436,58 +422,8 @@ class Trainer:
         if not isinstance(validation, list | tuple) or len(validation) not in (2, 3):
             raise TypeError("validation is (x, targets) or (x, targets, weights)")
         try:
-            data = self._check_data(*validation)
+            data = self._intake.data_set(*validation)
             self._figures(*data.part(self.network.backend, 0, 1))  # before the training, not after
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation: {error}") from error
         return data
-
-    def _placed(self, x: Any, targets: Any, weights: Any) -> Batch:
-        """Data on the device, shapes and dtypes checked; a memory-mapped x stays where it is."""
-        network = self.network
-        if isinstance(x, np.memmap):
-            allowed = x.dtype.kind == "f" or x.dtype == np.uint8
-            network.check_input(tuple(x.shape), x.dtype, allowed)
-        else:
-            x = network.place(x)
-        stack = () if network.members is None else (network.members,)
-        shape = (*stack, x.shape[-2], network.n_out)  # of the scores
-        targets = self.loss.fit_targets(network.backend, targets, shape, network.dtype)
-        if weights is not None:
-            weights = fit_weights(network.backend, weights, shape, network.dtype)
-        return Batch(x, targets, weights)
-
-    def _check_data(self, x: Any, targets: Any, weights: Any = None) -> Batch:
-        """As `_check_batch`; and there must be samples that count."""
-        data = self._check_batch(x, targets, weights)
-        xp = self.network.backend.xp
-        if data.weights is not None and not bool(xp.all(xp.any(data.weights > 0, axis=-1))):
-            raise ValueError("all sample weights are 0")
-        return data
-
-    @QUIET
-    def _check_batch(self, x: Any, targets: Any, weights: Any = None) -> Batch:
-        """Data on the device, its shapes, dtypes and values checked.  Reads the device."""
-        xp = self.network.backend.xp
-        data = self._placed(x, targets, weights)
-        floats = not isinstance(data.x, np.memmap) and data.x.dtype != xp.uint8
-        if floats and not bool(xp.all(xp.isfinite(data.x))):
-            raise ValueError("x holds NaN or infinite values")
-        self.loss.check_values(xp, data.targets, self.network.n_out)
-        if data.weights is not None:
-            check_weights(xp, data.weights)
-        return data
-
-
-def _named(callbacks: Iterable[Callback]) -> dict[str, Callback]:
-    """The callbacks by the names of their types, numbered where a type comes more than once."""
-    named: dict[str, Callback] = {}
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks is a list of Callbacks, got {callbacks!r}")
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"expected a Callback, got {callback!r}")
-        kind = type(callback).__name__
-        earlier = sum(type(other).__name__ == kind for other in named.values())
-        named[f"{kind}.{earlier}"] = callback
-    return named

@@ -178,7 +178,7 @@ def test_batches_in_the_order_of_the_arrays_give_the_same_weights(backend):
     weights = np.random.default_rng(3).random(50)
     arrays, listed = trainer_of(backend=backend), trainer_of(backend=backend)
     network = arrays.network
-    data = arrays._check_data(X, Y, weights)
+    data = arrays._intake.data_set(X, Y, weights)
     batches = list(ArrayBatches(network, data, 8, 0, None).epoch(0, 0))
     rows = [row.tolist() for batch in batches for row in backend.to_numpy(batch.x)]
     assert sorted(rows) == sorted(X.tolist())
