@@ -77,7 +77,9 @@ def train(
         int | None,
         typer.Option(help="Networks trained at once, with weights of seeds SEED, SEED+1, ..."),
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="sgd, adam, muon, ... in small letters.")] = DEFAULT.optimizer,
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, adam, muon, ... in small letters.")
+    ] = DEFAULT.optimizer,
     lr: Annotated[
         float, typer.Option(help="Highest learning rate; it falls along a cosine.")
     ] = DEFAULT.lr,
