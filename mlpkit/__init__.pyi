@@ -24,7 +24,6 @@ from .base import Context as Context
 from .base import Layer as Layer
 from .callbacks import Callback as Callback
 from .callbacks import Checkpoint as Checkpoint
-from .callbacks import EarlyStopping as EarlyStopping
 from .callbacks import JSONLinesLog as JSONLinesLog
 from .checkpoint import load as load
 from .checkpoint import restore_state as restore_state
@@ -69,6 +68,7 @@ from .penalties import Penalty as Penalty
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .progress import Progress as Progress
 from .residual import Residual as Residual
+from .stopping import EarlyStopping as EarlyStopping
 from .trainer import Trainer as Trainer
 
 __version__: str

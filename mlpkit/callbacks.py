@@ -5,16 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.checkpoint import save_state
 from mlpkit.files import write_atomically
 from mlpkit.history import Row
-from mlpkit.settings import number, positive_int
 
 if TYPE_CHECKING:
-    from mlpkit.network import Network
     from mlpkit.trainer import Trainer
 
 
@@ -51,90 +48,6 @@ class Callback:
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take back what `state` gave."""
-
-
-class EarlyStopping(Callback):
-    """Stop when a figure has stopped improving, and restore the best weights.
-
-    Each member has its own best epoch: one that has stopped keeps its best weights, and the
-    training ends when all have stopped.
-
-    Parameters
-    ----------
-    monitor : the column of the history to watch
-    patience : epochs without an improvement before stopping, at least 1
-    min_delta : what counts as an improvement, not negative
-    mode : "min" or "max"; by default "max" for an accuracy and "min" for anything else
-
-    >>> from mlpkit import MLP, Adam, Trainer
-    >>> trainer, x = Trainer(MLP([1, 2]), optimizer=Adam(0.1)), [[0.0], [1.0]]
-    >>> history = trainer.fit(
-    ...     x, [0, 1], epochs=50, validation=(x, [1, 0]), callbacks=[EarlyStopping(patience=3)]
-    ... )
-    >>> len(history) < 50
-    True
-    """
-
-    def __init__(
-        self,
-        monitor: str = "val_loss",
-        patience: int = 5,
-        min_delta: float = 0.0,
-        mode: str | None = None,
-    ) -> None:
-        if mode not in (None, "min", "max"):
-            raise ValueError(f"mode is 'min' or 'max', got {mode!r}")
-        self.monitor = monitor
-        self.patience = positive_int("patience", patience)
-        self.min_delta = number("min_delta", min_delta)
-        maximize = mode == "max" or (mode is None and monitor.endswith("accuracy"))
-        self._sign = -1.0 if maximize else 1.0
-        self._state: dict[str, NDArray[Any]] = {}
-
-    def on_fit_begin(self, trainer: "Trainer") -> None:
-        self._state = {}
-
-    def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
-        if self.monitor not in row:
-            raise ValueError(
-                f"EarlyStopping watches {self.monitor!r}, but an epoch gives {sorted(row)}; "
-                "val_ columns need validation data"
-            )
-        network = trainer.network
-        value = self._sign * np.atleast_1d(np.asarray(row[self.monitor], np.float64))  # (K,)
-        if not self._state:
-            best, wait = np.full(len(value), np.inf), np.zeros(len(value), np.int64)
-            self._state = self._weights(network, len(value)) | {"best": best, "wait": wait}
-        best, wait = self._state["best"], self._state["wait"]
-
-        active = wait < self.patience
-        better = active & (value < best - self.min_delta)
-        if better.any():
-            for name, now in self._weights(network, len(value)).items():
-                self._state[name][better] = now[better]
-            best[better] = value[better]
-        wait += 1
-        wait[better] = 0
-        trainer.stop = bool((wait >= self.patience).all())
-
-    def on_fit_end(self, trainer: "Trainer") -> None:
-        if self._state:
-            network = trainer.network
-            for flat, name in ((network.params, "params"), (network.buffers, "buffers")):
-                best = self._state[name].reshape(flat.shape)
-                flat[...] = network.backend.asarray(best, network.dtype)
-
-    def _weights(self, network: "Network", members: int) -> dict[str, NDArray[Any]]:
-        """What the network is now, (K, P) and (K, B) on the host."""
-        flats = {"params": network.params, "buffers": network.buffers}
-        to_numpy = network.backend.to_numpy
-        return {name: to_numpy(flat).reshape(members, -1) for name, flat in flats.items()}
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        return self._state
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        self._state = dict(state)
 
 
 class JSONLinesLog(Callback):

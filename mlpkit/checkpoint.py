@@ -24,7 +24,7 @@ from mlpkit.network import Network
 from mlpkit.normalization import BatchNorm, LayerNorm
 from mlpkit.parameters import buffer_slots, parameter_slots, size
 from mlpkit.residual import Residual
-from mlpkit.settings import from_settings, positive_int, to_settings
+from mlpkit.settings import from_settings, to_settings, whole
 
 if TYPE_CHECKING:
     from mlpkit.trainer import Trainer
@@ -98,7 +98,7 @@ def _build(
     # Compared before anything is allocated: the settings of a damaged file may ask for anything.
     given = sum(tensor.size for name, tensor in tensors.items() if not _is_state(name))
     wanted = size(parameter_slots(stack)) + size(buffer_slots(stack))
-    wanted *= 1 if members is None else positive_int("members", members)
+    wanted *= 1 if members is None else whole("members", members)
     if given != wanted:
         raise ValueError(f"the settings call for {wanted:,} numbers, the file has {given:,}")
     how = {name: settings[name] for name in ("dtype", "seed", "multilabel", "precision")}

@@ -14,7 +14,7 @@ from mlpkit.losses import Loss, get_loss
 from mlpkit.network import Network
 from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import Purpose, make_key, uniform
-from mlpkit.settings import check_members, positive_int
+from mlpkit.settings import check_members, whole
 
 STEP = 1e-5
 
@@ -64,7 +64,7 @@ def check_gradients(
     """
     if network.dtype_name != "float64":
         raise TypeError(f"check_gradients needs a float64 network, got {network.dtype_name}")
-    positive_int("samples", samples)
+    whole("samples", samples)
     backend, loss = network.backend, get_loss(loss)
     check_members(loss.name, loss.hyper(), network.members)
     penalties = check_penalties(penalties, network)

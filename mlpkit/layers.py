@@ -6,7 +6,7 @@ from mlpkit.activations import Activation, get_activation
 from mlpkit.backends.base import Array
 from mlpkit.base import Backward, Context, Layer
 from mlpkit.initializers import Initializer, check_initializer
-from mlpkit.settings import PerMember, number, per_member, positive_int
+from mlpkit.settings import PerMember, number, per_member, whole
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Dense(Layer):
     init: Initializer = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_in", positive_int("Dense: n_in", self.n_in))
-        object.__setattr__(self, "n_out", positive_int("Dense: n_out", self.n_out))
+        object.__setattr__(self, "n_in", whole("Dense: n_in", self.n_in))
+        object.__setattr__(self, "n_out", whole("Dense: n_out", self.n_out))
         object.__setattr__(self, "activation", get_activation(self.activation))
         if not isinstance(self.init, str):
             check_initializer(self.init)

@@ -14,7 +14,7 @@ from mlpkit.backends import Array
 from mlpkit.backends.names import look_up
 from mlpkit.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from mlpkit.network import Network
-from mlpkit.settings import positive_int
+from mlpkit.settings import whole
 
 Metric = Callable[[Network, Array, Array], Array]
 
@@ -40,7 +40,7 @@ class top_k:  # noqa: N801  (reads as the metrics beside it)
     """
 
     def __init__(self, k: int) -> None:
-        self.k = positive_int("top_k: k", k)
+        self.k = whole("top_k: k", k)
         self.__name__ = f"top_{self.k}"
 
     def __call__(self, network: Network, scores: Array, targets: Array) -> Array:

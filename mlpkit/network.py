@@ -12,7 +12,7 @@ from mlpkit.base import Context, Layer
 from mlpkit.layers import Dense, Dropout
 from mlpkit.parameters import Slot, buffer_slots, initial_vector, parameter_slots, size
 from mlpkit.random import Key, Purpose, inner_key, make_key, member_seeds
-from mlpkit.settings import check_members, positive_int, to_settings
+from mlpkit.settings import check_members, to_settings, whole
 from mlpkit.stack import chain, fold_activations, walk, widths
 
 DTYPES = ("float32", "float64")
@@ -64,7 +64,7 @@ class Network:
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
         self.layers = fold_activations(layers)
-        self.members = None if members is None else positive_int("members", members)
+        self.members = None if members is None else whole("members", members)
         self.backend: Backend = get_backend(backend).at(precision)
         if precision is not None and dtype != "float32":
             raise ValueError(f"precision={precision!r} is for dtype='float32', not {dtype!r}")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from mlpkit.backends.base import Array, Namespace
 from mlpkit.base import Backward, Context, Layer
-from mlpkit.settings import one_number, positive_int
+from mlpkit.settings import one_number, whole
 
 
 def standardize(
@@ -42,7 +42,7 @@ class Normalization(Layer):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_in", positive_int(f"{type(self).__name__}: n_in", self.n_in))
+        object.__setattr__(self, "n_in", whole(f"{type(self).__name__}: n_in", self.n_in))
         object.__setattr__(self, "eps", one_number("eps", self.eps))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.backends.names import look_up
-from mlpkit.callbacks import Callback, Checkpoint, EarlyStopping, JSONLinesLog
+from mlpkit.callbacks import Callback, Checkpoint, JSONLinesLog
 from mlpkit.checkpoint import read, restore_state, save
 from mlpkit.data import digits, mnist
 from mlpkit.files import write_atomically
 from mlpkit.mlp import MLP
 from mlpkit.optimizers import OPTIMIZERS
 from mlpkit.schedules import cosine
+from mlpkit.stopping import EarlyStopping
 from mlpkit.trainer import Trainer
 
 STATE, LOG, MODEL, RESULT = "state.safetensors", "log.jsonl", "model.safetensors", "result.json"

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlpkit.backends import Array, Backend
 from mlpkit.backends.base import Namespace
-from mlpkit.settings import PerMember, number, one_number, positive_int
+from mlpkit.settings import PerMember, number, one_number, whole
 
 Length = int | float
 
@@ -62,7 +62,7 @@ def check_length(name: str, value: Any, least: int = 1) -> Length:
 
 
 def check_steps(steps: int | None) -> int | None:
-    return None if steps is None else positive_int("steps", steps)
+    return None if steps is None else whole("steps", steps)
 
 
 def in_steps(backend: Backend, length: Length | None, run: Array | None) -> Array:
@@ -234,7 +234,7 @@ class cosine_restarts(Schedule):
         super().__post_init__()
         self._set(
             first=check_length("first", self.first),
-            factor=positive_int("factor", self.factor),
+            factor=whole("factor", self.factor),
             final=one_number("final", self.final, below=1.0),
         )
 

@@ -48,12 +48,12 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def positive_int(name: str, value: Any) -> int:
-    """`value` as an int of at least 1."""
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 

@@ -24,7 +24,7 @@ from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
 from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import check_seed
-from mlpkit.settings import PerMember, check_members, one_number, positive_int
+from mlpkit.settings import PerMember, check_members, one_number, whole
 from mlpkit.stack import walk
 
 
@@ -89,7 +89,7 @@ class Trainer:
         self.metrics = dict(map(get_metric, metrics))
         self.seed = check_seed(seed)
         self.penalties = check_penalties(penalties, network)
-        self.accumulate = positive_int("accumulate", accumulate)
+        self.accumulate = whole("accumulate", accumulate)
         self.average = None if average is None else MovingAverage(network, average)
         self.history = History()
         self.epoch = self.batch = self.steps = 0
@@ -215,7 +215,7 @@ class Trainer:
         KeyboardInterrupt
             Ctrl-C; the step under way is finished, and the same call goes on where it was.
         """
-        positive_int("epochs", epochs)
+        whole("epochs", epochs)
         source = self._source(x, targets, batch_size, weights, sampling)
         if validation is not None:
             validation = self._check_validation(validation)
@@ -227,7 +227,7 @@ class Trainer:
             )
         self.steps = int(self.network.backend.to_numpy(self.optimizer.count))
         if max_steps is not None:
-            positive_int("max_steps", max_steps)
+            whole("max_steps", max_steps)
             if self.restored is None and max_steps <= self.steps:
                 raise ValueError(
                     f"max_steps={max_steps}, but this trainer has made {self.steps} already; "
@@ -400,7 +400,7 @@ class Trainer:
             return IterableBatches(x, self._intake.batch)
         data = self._intake.data_set(x, targets, weights)
         n = data.x.shape[-2]
-        size = n if batch_size is None else positive_int("batch_size", batch_size)
+        size = n if batch_size is None else whole("batch_size", batch_size)
         if rule.full_batch and (size < n or sampling is not None):
             raise ValueError(
                 f"{type(rule).__name__} needs all {n} samples in every step: batch_size=None"

@@ -170,15 +170,14 @@ def test_two_figures_may_be_watched():
     ]
     found = fit(trainer, callbacks, 5)
     assert_allclose(found, [0.1, 0.1, 0.05, 0.025, 0.00625], rtol=1e-15)
-    states = [callback.state()["scale"] for callback in callbacks[2:]]
-    assert states == [1 / 32] * 2
+    assert float(trainer.optimizer.scale) == 1 / 32
 
 
 BAD = [
     ({"mode": "maximum"}, ValueError, r"mode is 'min' or 'max', got 'maximum'"),
     ({"factor": 1.0}, ValueError, r"factor must lie in \[0, 1\), got 1\.0"),
     ({"factor": [0.1, 0.2]}, TypeError, r"factor must be a number, got \[0\.1, 0\.2\]"),
-    ({"patience": -1}, ValueError, r"patience must lie in \[0, inf\), got -1"),
+    ({"patience": -1}, ValueError, "patience must be at least 0, got -1"),
     ({"patience": 1.5}, TypeError, r"patience must be an integer, got 1\.5"),
     ({"cooldown": True}, TypeError, r"cooldown must be an integer, got True"),
     ({"threshold": -0.1}, ValueError, r"threshold must lie in \[0, 1\), got -0\.1"),

@@ -9,7 +9,7 @@ from mlpkit.backends.base import Namespace
 from mlpkit.network import Network
 from mlpkit.optimizers.base import Evaluate, Optimizer, Update, zeros
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, flag, positive_int
+from mlpkit.settings import PerMember, flag, whole
 
 # Wolfe's conditions, f for the loss along the direction and t for how far to go along it:
 ARMIJO = 1e-4  # f(t) <= f(0) + ARMIJO t f'(0)
@@ -53,7 +53,7 @@ class LBFGS(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("history", "max_iter"):
-            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         object.__setattr__(self, "line_search", flag("line_search", self.line_search))
 
     def memory(self, network: Network) -> dict[str, Array]:

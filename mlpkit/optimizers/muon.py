@@ -11,7 +11,7 @@ from mlpkit.network import Network
 from mlpkit.optimizers.base import Optimizer, Update, zeros
 from mlpkit.optimizers.rules import Adam, AdamW
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, flag, number, positive_int
+from mlpkit.settings import PerMember, flag, number, whole
 
 # x -> a x + b x^3 + c x^5 draws every singular value in (0, 1] close to 1 within a few steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -64,7 +64,7 @@ class Muon(Optimizer):
         object.__setattr__(self, "momentum", number("momentum", self.momentum, below=1.0))
         object.__setattr__(self, "weight_decay", number("weight_decay", self.weight_decay))
         object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
-        object.__setattr__(self, "steps", positive_int("steps", self.steps))
+        object.__setattr__(self, "steps", whole("steps", self.steps))
         if not isinstance(self.rest, Adam):
             raise TypeError(f"rest is Adam, AdamW or NAdam, got {self.rest!r}")
 
