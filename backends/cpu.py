@@ -49,7 +49,7 @@ class NumPyBackend(Backend):
         weight_decay: Array | None = None,
         nesterov: bool = False,
     ) -> None:
-        g = self._decayed(params, grads, weight_decay)
+        g = self._with_penalty(params, grads, weight_decay)
         lr = self._as(params, lr)
         if velocity is None:
             params -= lr * g

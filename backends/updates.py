@@ -34,7 +34,7 @@ class Updates:
 
         The velocity is None where there is no momentum.
         """
-        g = self._decayed(params, grads, weight_decay)
+        g = self._with_penalty(params, grads, weight_decay)
         if velocity is not None:
             momentum = self._as(params, momentum)
             velocity[...] = momentum * velocity + g
@@ -58,19 +58,19 @@ class Updates:
 
         g = grad + weight_decay w
         s = alpha s + (1 - alpha) g^2
-        m = alpha m + (1 - alpha) g    (centred, else m = 0)
+        m = alpha m + (1 - alpha) g    (if centred; else it is left out)
         u = g / (sqrt(s - m^2) + eps)
         v = momentum v + u             (without momentum v = u)
         w = w - lr v
         """
         xp = self.xp
-        g = self._decayed(params, grads, weight_decay)
+        g = self._with_penalty(params, grads, weight_decay)
         a, c = self._as(params, alpha), self._as(params, 1 - alpha)
         square[...] = a * square + c * g * g
         variance = square
         if mean is not None:
             mean[...] = mean + c * (g - mean)
-            variance = square - mean * mean
+            variance = xp.maximum(square - mean * mean, xp.zeros((), dtype=params.dtype))
         u = g / (xp.sqrt(variance) + self._as(params, eps))
         if velocity is not None:
             velocity[...] = self._as(params, momentum) * velocity + u
@@ -94,7 +94,7 @@ class Updates:
         s = s + g^2
         w = w - lr/(1 + step lr_decay) g / (sqrt(s) + eps)
         """
-        g = self._decayed(params, grads, weight_decay)
+        g = self._with_penalty(params, grads, weight_decay)
         total[...] = total + g * g
         rate = self._as(params, lr / (1 + step * lr_decay))
         params[...] = params - rate * g / (self.xp.sqrt(total) + self._as(params, eps))
@@ -123,7 +123,9 @@ class Updates:
         xp, t = self.xp, step + 1
         rate = self._as(params, lr / (1 - beta1**t))
         root = self._as(params, xp.sqrt(1 - beta2**t))
-        g = self._decayed(params, grads, weight_decay, lr if decoupled else None)
+        if decoupled:
+            self._shrink(params, lr, weight_decay)
+        g = grads if decoupled else self._with_penalty(params, grads, weight_decay)
         self._moments(mean, square, g, beta1, beta2)
         params[...] = params - rate * mean / (xp.sqrt(square) / root + self._as(params, eps))
 
@@ -155,7 +157,7 @@ class Updates:
         mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
         mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
         mu_product[...] = mu_product * mu
-        g = self._decayed(params, grads, weight_decay)
+        g = self._with_penalty(params, grads, weight_decay)
         self._moments(mean, square, g, beta1, beta2)
         of_g = self._as(params, lr * (1 - mu) / (1 - mu_product))
         of_m = self._as(params, lr * mu_next / (1 - mu_product * mu_next))
@@ -179,7 +181,7 @@ class Updates:
         m = beta2 m + (1 - beta2) grad
         """
         mixed = self._as(params, beta1) * mean + self._as(params, 1 - beta1) * grads
-        self._decayed(params, grads, weight_decay, lr)
+        self._shrink(params, lr, weight_decay)
         params[...] = params - self._as(params, lr) * self.xp.sign(mixed)
         mean[...] = self._as(params, beta2) * mean + self._as(params, 1 - beta2) * grads
 
@@ -189,16 +191,16 @@ class Updates:
         """A hyper-parameter in the parameters' dtype."""
         return self.xp.astype(value, params.dtype)
 
-    def _decayed(
-        self, params: Array, grads: Array, weight_decay: Array | None, lr: Array | None = None
-    ) -> Array:
-        """The gradient with the decay in it; given lr, the parameters shrink instead."""
+    def _with_penalty(self, params: Array, grads: Array, weight_decay: Array | None) -> Array:
+        """The gradient of a loss with weight_decay w^2 / 2 in it."""
         if weight_decay is None:
             return grads
-        if lr is None:
-            return grads + self._as(params, weight_decay) * params
-        params[...] = params * self._as(params, 1 - lr * weight_decay)
-        return grads
+        return grads + self._as(params, weight_decay) * params
+
+    def _shrink(self, params: Array, lr: Array, weight_decay: Array | None) -> None:
+        """w = w (1 - lr weight_decay)."""
+        if weight_decay is not None:
+            params[...] = params * self._as(params, 1 - lr * weight_decay)
 
     def _moments(self, mean: Array, square: Array, g: Array, beta1: Array, beta2: Array) -> None:
         """m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2."""

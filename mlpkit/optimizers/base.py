@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from mlpkit.backends import Array, Backend
 from mlpkit.network import Network
 from mlpkit.schedules import Schedule, constant
-from mlpkit.settings import PerMember, check_members, number
+from mlpkit.settings import PerMember, assign, check_members, number
 
 Evaluate = Callable[[], Array]
 
@@ -42,7 +42,7 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         if not isinstance(self.lr, Schedule):
-            object.__setattr__(self, "lr", number("lr", self.lr))
+            assign(self, lr=number("lr", self.lr))
 
     @property
     def schedule(self) -> Schedule:

@@ -9,7 +9,7 @@ from mlpkit.backends.base import Namespace
 from mlpkit.network import Network
 from mlpkit.optimizers.base import Evaluate, Optimizer, Update, zeros
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, flag, whole
+from mlpkit.settings import PerMember, assign, flag, whole
 
 # Wolfe's conditions, f for the loss along the direction and t for how far to go along it:
 ARMIJO = 1e-4  # f(t) <= f(0) + ARMIJO t f'(0)
@@ -22,9 +22,10 @@ class LBFGS(Optimizer):
     """Quasi-Newton steps w = w - t H grad, with H from the last `history` steps.
 
     With s the change of w in a step and y that of the gradient, H follows from the pairs (s, y) by
-    the recursion in two loops (Nocedal 1980), H_0 = (s y / y y) of the newest pair; a pair with
-    s y <= 1e-10 is left out.  The length t is found by bisection for Wolfe's conditions (Lewis and
-    Overton 2013), for each member by itself; a member for which none is found stays where it is.
+    the recursion in two loops (Nocedal 1980), H_0 = (s y / y y) of the newest pair; a pair whose
+    s y is not above rounding is left out.  The length t is found by bisection for Wolfe's
+    conditions (Lewis and Overton 2013), for each member by itself; a member for which none is found
+    stays where it is.
 
     Every step must see all data, without dropout, for gradients of two points are compared.
 
@@ -53,8 +54,8 @@ class LBFGS(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("history", "max_iter"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
-        object.__setattr__(self, "line_search", flag("line_search", self.line_search))
+            assign(self, **{name: whole(name, getattr(self, name))})
+        assign(self, line_search=flag("line_search", self.line_search))
 
     def memory(self, network: Network) -> dict[str, Array]:
         xp, dtype = network.backend.xp, network.dtype
@@ -71,12 +72,13 @@ class LBFGS(Optimizer):
         xp, params, grads = network.backend.xp, network.params, network.grads
         if on.evaluate is None:
             raise ValueError("LBFGS evaluates the loss anew: it works in Trainer.step alone")
-        passes = xp.asarray(network.passes, copy=True)
+        evaluate_anew, passes = on.evaluate, xp.asarray(network.passes, copy=True)
         buffers = xp.asarray(network.buffers, copy=True)
 
         def evaluate() -> Array:
-            network.passes[...] = passes - 1  # a pass counts itself, and has its random numbers
-            return on.evaluate()  # type: ignore[misc]
+            loss = evaluate_anew()
+            network.passes[...] = passes  # points that are tried do not count
+            return loss
 
         for iteration in range(self.max_iter):
             remember(xp, memory, grads)
@@ -90,13 +92,11 @@ class LBFGS(Optimizer):
             start = xp.asarray(params, copy=True)
             if self.line_search:
                 t, loss = search(network, start, direction, t, loss, evaluate)
-            memory["moved"][...] = t * direction
+            memory["moved"][...] = xp.where(t > 0, t * direction, xp.zeros_like(direction))
             params[...] = start + memory["moved"]
             if self.line_search:
-                found = t > 0
-                grads[...] = xp.where(found, grads, memory["before"])
-                forget(xp, memory, ~found)
-                if not bool(xp.any(found)):
+                forget(xp, memory, t == 0)
+                if not bool(xp.any(t > 0)):
                     break
             elif iteration + 1 < self.max_iter:
                 evaluate()
@@ -104,10 +104,10 @@ class LBFGS(Optimizer):
 
 
 def remember(xp: Namespace, memory: dict[str, Array], grads: Array) -> None:
-    """Take in the pair of the last step: s = moved and y = grads - before, if s y > 1e-10."""
+    """Take in the pair of the last step, s = moved and y = grads - before, if s y > eps |s| |y|."""
     s, y = memory["moved"], grads - memory["before"]
-    sy, yy = (xp.sum(a * y, axis=-1, keepdims=True) for a in (s, y))  # (..., 1)
-    taken = sy > 1e-10
+    sy, yy, ss = (xp.sum(a * b, axis=-1, keepdims=True) for a, b in ((s, y), (y, y), (s, s)))
+    taken = sy > xp.finfo(s.dtype).eps * xp.sqrt(ss) * xp.sqrt(yy)
     one = xp.ones_like(sy)
     rho = 1 / xp.where(taken, sy, one)
     for kept, new in ((memory["s"], s), (memory["y"], y), (memory["rho"], rho)):
@@ -142,25 +142,29 @@ def newton(xp: Namespace, memory: dict[str, Array], grads: Array) -> Array:
 def search(
     network: Network, start: Array, direction: Array, t: Array, loss: Array, evaluate: Evaluate
 ) -> tuple[Array, Array]:
-    """A length t (..., 1) that meets Wolfe's conditions, 0 where none is found; and the loss there.
+    """A length t (..., 1) that meets Wolfe's conditions, and the loss there.
 
-    Doubled until it is too long, then halved between one too short and one too long.
+    Doubled until it is too long, then halved between one too short and one too long; in the end the
+    one too short, where the loss is lower if not flat, and that is 0 where none has been found.
     """
     xp, params, grads = network.backend.xp, network.params, network.grads
     slope = xp.sum(grads * direction, axis=-1, keepdims=True)
+    before = loss[..., None]
+    rounding = xp.finfo(before.dtype).eps * xp.abs(before)
     t = t + 0 * slope  # one for each member
     short, long = xp.zeros_like(t), xp.zeros_like(t) + inf
     for _ in range(TRIALS):
         params[...] = start + t * direction
         found = evaluate()
         slope_there = xp.sum(grads * direction, axis=-1, keepdims=True)
-        fell = found[..., None] <= loss[..., None] + ARMIJO * t * slope  # NaN has not
-        flat = slope_there >= CURVATURE * slope
-        done = fell & flat
+        fell = found[..., None] <= before + rounding + ARMIJO * t * slope  # NaN has not
+        done = fell & (slope_there >= CURVATURE * slope)
         if bool(xp.all(done)):
-            break
+            return t, found
         long = xp.where(fell, long, t)
-        short = xp.where(fell & ~flat, t, short)
+        short = xp.where(fell & ~done, t, short)
         between = xp.where(long < inf, (short + long) / 2, 2 * t)
         t = xp.where(done, t, between)
-    return xp.where(done, t, xp.zeros_like(t)), xp.where(done[..., 0], found, loss)
+    t = xp.where(done, t, short)
+    params[...] = start + xp.where(t > 0, t * direction, xp.zeros_like(direction))
+    return t, evaluate()

@@ -11,7 +11,7 @@ from mlpkit.network import Network
 from mlpkit.optimizers.base import Optimizer, Update, zeros
 from mlpkit.optimizers.rules import Adam, AdamW
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, flag, number, whole
+from mlpkit.settings import PerMember, assign, flag, number, whole
 
 # x -> a x + b x^3 + c x^5 draws every singular value in (0, 1] close to 1 within a few steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -61,10 +61,10 @@ class Muon(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "momentum", number("momentum", self.momentum, below=1.0))
-        object.__setattr__(self, "weight_decay", number("weight_decay", self.weight_decay))
-        object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
-        object.__setattr__(self, "steps", whole("steps", self.steps))
+        assign(self, momentum=number("momentum", self.momentum, below=1.0))
+        assign(self, weight_decay=number("weight_decay", self.weight_decay))
+        assign(self, nesterov=flag("nesterov", self.nesterov))
+        assign(self, steps=whole("steps", self.steps))
         if not isinstance(self.rest, Adam):
             raise TypeError(f"rest is Adam, AdamW or NAdam, got {self.rest!r}")
 
@@ -78,22 +78,24 @@ class Muon(Optimizer):
 
     def update(self, on: Update) -> None:
         network, xp, dtype = on.network, on.network.backend.xp, on.network.dtype
-        momentum = network.backend.constant(self.momentum, dtype, ndim=3)
-        decay = network.backend.constant(self.weight_decay, dtype, ndim=3)
-        lr = xp.astype(on.lr, dtype)
-        lr = xp.expand_dims(lr, axis=-1) if network.members else lr  # (K, 1, 1)
+        momentum = network.backend.constant(self.momentum, xp.float64, ndim=3)
+        decay = network.backend.constant(self.weight_decay, xp.float64, ndim=3)
+        lr = xp.expand_dims(on.lr, axis=-1) if network.members else on.lr  # (K, 1, 1)
+        kept, lr, momentum, new = (
+            xp.astype(value, dtype) for value in (1 - lr * decay, lr, momentum, 1 - momentum)
+        )
 
         weights, moved = network.on_weights(network.params), []
         grads = network.on_weights(network.grads)
         for W, dW, m in zip(weights, grads, network.on_weights(on.memory["momentum"]), strict=True):
-            m[...] = momentum * m + (1 - momentum) * dW
-            ahead = momentum * m + (1 - momentum) * dW if self.nesterov else m
+            m[...] = momentum * m + new * dW
+            ahead = momentum * m + new * dW if self.nesterov else m
             u = orthogonalize(network.backend, ahead, self.steps)
             size = sqrt(max(1.0, W.shape[-1] / W.shape[-2]))
-            moved.append(W * (1 - lr * decay) - lr * size * u)
+            moved.append(W * kept - lr * size * u)
 
         # The other rule takes all of the flat vector, and what it did to the weights is undone.
         rest = {name: array for name, array in on.memory.items() if name != "momentum"}
         self.rest.update(on._replace(memory=rest, lr=on.rate(self.rest.schedule)))
-        for W, new in zip(weights, moved, strict=True):
-            W[...] = new
+        for W, after in zip(weights, moved, strict=True):
+            W[...] = after

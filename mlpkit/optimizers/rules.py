@@ -11,7 +11,7 @@ from mlpkit.backends import Array
 from mlpkit.network import Network
 from mlpkit.optimizers.base import Optimizer, Update, zeros
 from mlpkit.schedules import Schedule
-from mlpkit.settings import PerMember, flag, number
+from mlpkit.settings import PerMember, assign, flag, number
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, below={"momentum": 1.0})
-        object.__setattr__(self, "nesterov", flag("nesterov", self.nesterov))
+        assign(self, nesterov=flag("nesterov", self.nesterov))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum")
 
@@ -75,7 +75,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, below={"alpha": 1.0, "momentum": 1.0})
-        object.__setattr__(self, "centered", flag("centered", self.centered))
+        assign(self, centered=flag("centered", self.centered))
 
     def hyper(self) -> dict[str, PerMember]:
         return {
@@ -157,7 +157,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "betas", _betas(self.betas))
+        assign(self, betas=_betas(self.betas))
         _check(self)
 
     def hyper(self) -> dict[str, PerMember]:
@@ -241,7 +241,7 @@ class Lion(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "betas", _betas(self.betas))
+        assign(self, betas=_betas(self.betas))
         _check(self)
 
     def hyper(self) -> dict[str, PerMember]:
@@ -268,4 +268,4 @@ def _check(rule: Optimizer, *more: str, below: dict[str, float] | None = None) -
     for name in (*rule.hyper(), *more):
         if hasattr(rule, name):
             limit = (below or {}).get(name, float("inf"))
-            object.__setattr__(rule, name, number(name, getattr(rule, name), below=limit))
+            assign(rule, **{name: number(name, getattr(rule, name), below=limit)})
