@@ -29,6 +29,10 @@ from .checkpoint import load as load
 from .checkpoint import restore_state as restore_state
 from .checkpoint import save as save
 from .checkpoint import save_state as save_state
+from .constraints import ClipNorm as ClipNorm
+from .constraints import ClipValue as ClipValue
+from .constraints import Constraint as Constraint
+from .constraints import MaxNorm as MaxNorm
 from .gradcheck import check_gradients as check_gradients
 from .history import History as History
 from .layers import Dense as Dense
@@ -61,9 +65,6 @@ from .optimizers import RMSprop as RMSprop
 from .optimizers import Update as Update
 from .penalties import L1 as L1
 from .penalties import L2 as L2
-from .penalties import ClipNorm as ClipNorm
-from .penalties import ClipValue as ClipValue
-from .penalties import MaxNorm as MaxNorm
 from .penalties import Penalty as Penalty
 from .plateau import ReduceOnPlateau as ReduceOnPlateau
 from .progress import Progress as Progress

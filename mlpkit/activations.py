@@ -13,7 +13,7 @@ from mlpkit import normal
 from mlpkit.backends.base import Array, Namespace
 from mlpkit.backends.names import look_up
 from mlpkit.base import Backward, Context, Layer
-from mlpkit.settings import one_number
+from mlpkit.settings import assign, one_number
 
 
 class Activation(Layer):
@@ -134,7 +134,7 @@ class LeakyReLU(Rectifier):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slope", one_number("LeakyReLU: slope", self.slope))
+        assign(self, slope=one_number("LeakyReLU: slope", self.slope))
 
     def value(self, xp: Namespace, z: Array) -> Array:
         return xp.where(z > 0, z, self.slope * z)
@@ -150,7 +150,7 @@ class ELU(Rectifier):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", one_number("ELU: alpha", self.alpha))
+        assign(self, alpha=one_number("ELU: alpha", self.alpha))
 
     def value(self, xp: Namespace, z: Array) -> Array:
         below = xp.minimum(z, xp.zeros((), dtype=z.dtype))  # e^z of a large z would overflow

@@ -40,7 +40,7 @@ def check_gradients(
     Parameters
     ----------
     network : of dtype float64; all but its gradients is left as it was
-    loss, x, targets, weights, penalties : as for `Trainer`; such penalties as add to the loss
+    loss, x, targets, weights, penalties : as for `Trainer`
     train : whether dropout is on, with the masks of the next training pass
     tolerance : the largest error allowed
 
@@ -68,8 +68,6 @@ def check_gradients(
     backend, loss = network.backend, get_loss(loss)
     check_members(loss.name, loss.hyper(), network.members)
     penalties = check_penalties(penalties, network)
-    if others := [penalty for penalty in penalties if not penalty.of_loss]:
-        raise ValueError(f"{others} add nothing to the loss that could be differentiated")
     x, targets, weights = Intake(network, loss).data_set(x, targets, weights)
     x = backend.to_numpy(network.rows(x))
 

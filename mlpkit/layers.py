@@ -6,7 +6,7 @@ from mlpkit.activations import Activation, get_activation
 from mlpkit.backends.base import Array
 from mlpkit.base import Backward, Context, Layer
 from mlpkit.initializers import Initializer, check_initializer
-from mlpkit.settings import PerMember, number, per_member, whole
+from mlpkit.settings import PerMember, assign, number, per_member, whole
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Dense(Layer):
     init: Initializer = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_in", whole("Dense: n_in", self.n_in))
-        object.__setattr__(self, "n_out", whole("Dense: n_out", self.n_out))
-        object.__setattr__(self, "activation", get_activation(self.activation))
+        assign(self, n_in=whole("Dense: n_in", self.n_in))
+        assign(self, n_out=whole("Dense: n_out", self.n_out))
+        assign(self, activation=get_activation(self.activation))
         if not isinstance(self.init, str):
             check_initializer(self.init)
-            object.__setattr__(self, "init", float(self.init))
+            assign(self, init=float(self.init))
         elif self.init != "auto":
             check_initializer(self.init)
 
@@ -87,7 +87,7 @@ class Dropout(Layer):
     rate: PerMember
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", number("Dropout: rate", self.rate, below=1.0))
+        assign(self, rate=number("Dropout: rate", self.rate, below=1.0))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"rate": self.rate}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from mlpkit.backends.base import Array, Namespace
 from mlpkit.base import Backward, Context, Layer
-from mlpkit.settings import one_number, whole
+from mlpkit.settings import assign, one_number, whole
 
 
 def standardize(
@@ -42,8 +42,8 @@ class Normalization(Layer):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_in", whole(f"{type(self).__name__}: n_in", self.n_in))
-        object.__setattr__(self, "eps", one_number("eps", self.eps))
+        assign(self, n_in=whole(f"{type(self).__name__}: n_in", self.n_in))
+        assign(self, eps=one_number("eps", self.eps))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.n_in,), "bias": (self.n_in,)}
@@ -107,7 +107,7 @@ class BatchNorm(Normalization):
     def __post_init__(self) -> None:
         super().__post_init__()
         momentum = one_number("BatchNorm: momentum", self.momentum, below=1.0)
-        object.__setattr__(self, "momentum", momentum)
+        assign(self, momentum=momentum)
 
     def buffers(self) -> dict[str, tuple[int, ...]]:
         return {"running_mean": (self.n_in,), "running_var": (self.n_in,)}

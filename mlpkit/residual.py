@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mlpkit.backends.base import Array
 from mlpkit.base import Backward, Context, Layer
-from mlpkit.settings import PerMember
+from mlpkit.settings import PerMember, assign
 from mlpkit.stack import chain, fold_activations, input_width
 
 
@@ -23,7 +23,7 @@ class Residual(Layer):
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(fold_activations(self.layers)))
+        assign(self, layers=tuple(fold_activations(self.layers)))
         if not self.layers:
             raise ValueError("Residual needs at least one layer")
 

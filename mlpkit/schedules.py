@@ -16,7 +16,7 @@ import numpy as np
 
 from mlpkit.backends import Array, Backend
 from mlpkit.backends.base import Namespace
-from mlpkit.settings import PerMember, number, one_number, whole
+from mlpkit.settings import PerMember, assign, number, one_number, whole
 
 Length = int | float
 
@@ -28,12 +28,7 @@ class Schedule(ABC):
     rate: PerMember
 
     def __post_init__(self) -> None:
-        self._set(rate=number("learning rate", self.rate))
-
-    def _set(self, **checked: Any) -> None:
-        """Put settings that have been checked into their frozen fields."""
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        assign(self, rate=number("learning rate", self.rate))
 
     def __call__(self, backend: Backend, step: Array, run: Array | None) -> Array:
         """The rate () or (K, 1) of update number `step` of `run`."""
@@ -124,7 +119,7 @@ class step(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(every=check_length("every", self.every), gamma=one_number("gamma", self.gamma))
+        assign(self, every=check_length("every", self.every), gamma=one_number("gamma", self.gamma))
 
     def profile(self, backend: Backend, step: Array, run: Array | None) -> Array:
         return self.gamma ** (step // whole_steps(backend, self.every, run))
@@ -139,7 +134,7 @@ class exponential(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(gamma=one_number("gamma", self.gamma), every=check_length("every", self.every))
+        assign(self, gamma=one_number("gamma", self.gamma), every=check_length("every", self.every))
 
     def profile(self, backend: Backend, step: Array, run: Array | None) -> Array:
         return self.gamma ** (step / in_steps(backend, self.every, run))
@@ -153,7 +148,7 @@ class linear_warmup(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(warmup=check_length("warmup", self.warmup, least=0))
+        assign(self, warmup=check_length("warmup", self.warmup, least=0))
 
     def profile(self, backend: Backend, step: Array, run: Array | None) -> Array:
         return rise(backend.xp, step, whole_steps(backend, self.warmup, run, least=0.0))
@@ -177,7 +172,8 @@ class Decay(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(
+        assign(
+            self,
             warmup=check_length("warmup", self.warmup, least=0),
             final=one_number("final", self.final, below=1.0),
             steps=check_steps(self.steps),
@@ -232,7 +228,8 @@ class cosine_restarts(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(
+        assign(
+            self,
             first=check_length("first", self.first),
             factor=whole("factor", self.factor),
             final=one_number("final", self.final, below=1.0),
@@ -274,7 +271,8 @@ class one_cycle(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(
+        assign(
+            self,
             warmup=check_length("warmup", self.warmup),
             div_factor=one_number("div_factor", self.div_factor, low=1.0),
             final_div_factor=one_number("final_div_factor", self.final_div_factor, low=1.0),

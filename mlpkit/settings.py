@@ -1,16 +1,17 @@
 """Hyper-parameters: a number, or one number per member; how they are checked and written down."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mlpkit.backends.names import look_up
 
 PerMember = float | Sequence[float]
+Kind = TypeVar("Kind")
 
 
 def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> PerMember:
@@ -36,6 +37,12 @@ def one_number(name: str, value: Any, low: float = 0.0, below: float = math.inf)
     return float(value)
 
 
+def assign(thing: Any, **fields: Any) -> None:
+    """Set fields of a frozen dataclass, in its `__post_init__`, as they have been checked."""
+    for name, value in fields.items():
+        object.__setattr__(thing, name, value)
+
+
 def per_member(function: Callable[[float], float], value: PerMember) -> PerMember:
     """The function of a hyper-parameter, or of each member's."""
     return tuple(map(function, value)) if isinstance(value, Sequence) else function(value)
@@ -55,6 +62,20 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def check_kinds(
+    name: str, things: Any, kind: type[Kind], example: str, members: int | None
+) -> tuple[Kind, ...]:
+    """A list of things of one kind, all of which go with the members, as a tuple."""
+    if not isinstance(things, Iterable):
+        raise TypeError(f"{name} is a list such as [{example}], got {things!r}")
+    checked = tuple(things)
+    for thing in checked:
+        if not isinstance(thing, kind):
+            raise TypeError(f"expected a {kind.__name__} such as {example}, got {thing!r}")
+        check_members(type(thing).__name__, thing.hyper(), members)  # type: ignore[attr-defined]
+    return checked
 
 
 def check_members(owner: str, hyper: Mapping[str, PerMember], members: int | None) -> None:
