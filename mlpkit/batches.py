@@ -39,7 +39,15 @@ class ArrayBatches:
     seed : of the order, a function of (seed, epoch)
     sampling : None for every sample once; else the weights (N,) by which N samples are drawn, with
         replacement
+
+    Attributes
+    ----------
+    steps : of an epoch
+    form : what an epoch that was broken off has to go on with
+    once : whether there is but one epoch in it
     """
+
+    once = False
 
     def __init__(
         self,
@@ -51,6 +59,11 @@ class ArrayBatches:
     ) -> None:
         self.network, self.data, self.batch_size = network, data, batch_size
         self.steps: int | None = -(-data.x.shape[-2] // batch_size)
+        self.form = {
+            "samples": int(data.x.shape[-2]),
+            "batch_size": batch_size,
+            "sampling": sampling is not None,
+        }
         backend = network.backend
         self._key = backend.asarray(np.array(make_key(seed, Purpose.ORDER), np.int64))
         self._bounds = None
@@ -73,7 +86,7 @@ class ArrayBatches:
         order = self._order(epoch, n)
         if isinstance(x, np.memmap):
             host = np.arange(n) if order is None else network.backend.to_numpy(order)
-            ahead = prefetch(_read(x, host[i : i + self.batch_size]) for i in starts)
+            ahead = prefetch(read_rows(x, host[i : i + self.batch_size]) for i in starts)
             inputs = (network.rows(network.place(part)) for part in ahead)
         else:
             inputs = (network.rows(x, _slice(order, i, self.batch_size, n)) for i in starts)
@@ -101,7 +114,7 @@ def _slice(order: Array | None, start: int, size: int, n: int) -> Array | None:
     return None if order is None else order[start : min(start + size, n)]
 
 
-def _read(x: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+def read_rows(x: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of a file, in memory."""
     part = np.take(x, rows, axis=-2)
     if part.dtype.kind == "f" and not np.isfinite(part).all():
@@ -116,6 +129,8 @@ class IterableBatches:
     def __init__(self, batches: Iterable[Any], check: Callable[..., Batch]) -> None:
         self.batches, self.check = batches, check
         self.steps: int | None = len(batches) if isinstance(batches, Sized) else None
+        self.form = {"batches": self.steps}
+        self.once = iter(batches) is batches
 
     def epoch(self, epoch: int, first: int) -> Generator[Batch, None, None]:
         """The batches of an epoch from number `first` on."""
@@ -136,6 +151,8 @@ def sampling_weights(
         if sampling != "balanced":
             raise ValueError(f"sampling is 'balanced' or weights (N,), got {sampling!r}")
         labels = backend.to_numpy(targets)
+        if labels.shape == (n, 1) and np.isin(labels, (0, 1)).all():  # of one output
+            labels = labels[:, 0].astype(np.int64)
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise ValueError(
                 "balanced sampling needs integer labels (N,), the same for all members"

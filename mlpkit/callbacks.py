@@ -35,8 +35,11 @@ class Callback:
     def on_fit_end(self, trainer: "Trainer") -> None:
         """After the last epoch, unless an error ended the training."""
 
-    def on_interrupt(self, trainer: "Trainer") -> str | None:
-        """After Ctrl-C, between two steps; how to go on, in words, if the callback knows."""
+    def on_break(self, trainer: "Trainer", row: Row | None) -> str | None:
+        """Where the training is broken off between two steps; how to go on, if it knows.
+
+        By a budget, with the row of the epoch so far, or by Ctrl-C, without one.
+        """
         return None
 
     def close(self) -> None:
@@ -67,6 +70,10 @@ class JSONLinesLog(Callback):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
 
+    def on_break(self, trainer: "Trainer", row: Row | None) -> None:
+        if row is not None:
+            self.on_epoch_end(trainer, row)
+
 
 def _line(row: Row) -> str:
     """A row as JSON; the loss of a member that has diverged is null, for JSON has no NaN."""
@@ -75,7 +82,7 @@ def _line(row: Row) -> str:
 
 
 class Checkpoint(Callback):
-    """Save the state of the training after every epoch, before the first, and after Ctrl-C.
+    """Save the state of the training before the first epoch, after each, and where it breaks off.
 
     It comes after the callbacks that have a state, for it saves what they remember of the epoch.
 
@@ -99,7 +106,7 @@ class Checkpoint(Callback):
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         save_state(trainer, self.path, self.notes)
 
-    def on_interrupt(self, trainer: "Trainer") -> str:
+    def on_break(self, trainer: "Trainer", row: Row | None) -> str:
         save_state(trainer, self.path, self.notes)
         return (
             f"the state is in {self.path}: restore_state(trainer, {str(self.path)!r}) and the same "

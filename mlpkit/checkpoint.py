@@ -130,8 +130,9 @@ def save_state(
     tensors = _tensors(network)
     tensors |= {name: backend.to_numpy(array) for name, array in _memory(trainer).items()}
     tensors |= dict(zip(("epoch.losses", "epoch.sizes"), trainer.losses.arrays(), strict=False))
-    for name, callback in trainer.callbacks.items():
-        for key, array in callback.state().items():
+    states = {name: callback.state() for name, callback in trainer.callbacks.items()}
+    for name, state in (states if trainer.restored is None else trainer.restored).items():
+        for key, array in state.items():
             tensors[f"callback.{name}.{key}"] = array
     content = _training_settings(trainer) | {
         "progress": {
@@ -139,6 +140,7 @@ def save_state(
             "updates": int(backend.to_numpy(trainer.optimizer.count)),
             "epoch": trainer.epoch,
             "batch": trainer.batch,
+            "form": trainer.form,
             "stop": trainer.stop,
             "history": trainer.history.rows,
         },
@@ -165,11 +167,8 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
         raise ValueError(f"{path} holds a network, but no state of a training")
     mine = json.loads(_json(_training_settings(trainer)))
     for part, value in mine.items():
-        if content.get(part) != value:
-            raise ValueError(
-                f"{path} is of a training with another {part}: {content.get(part)}, "
-                f"this trainer has {value}"
-            )
+        if other := _difference(part, content.get(part), value):
+            raise ValueError(f"{path} is of a training with another {other}")
     progress = _checked_progress(path, content["progress"])
     network, backend = trainer.network, trainer.network.backend
     memory = _memory(trainer)
@@ -192,13 +191,26 @@ def restore_state(trainer: "Trainer", path: str | Path) -> None:
     network.passes[...] = progress["passes"]
     trainer.optimizer.count[...] = progress["updates"]
     trainer.epoch, trainer.batch = progress["epoch"], progress["batch"]
-    trainer.steps = progress["updates"]
+    trainer.steps, trainer.form = progress["updates"], progress["form"]
     trainer.losses = EpochLosses(backend)
     if losses:
         trainer.losses.restore(*losses)
     trainer.stop = progress["stop"]
     trainer.history.rows[:] = progress["history"]
     trainer.restored = callbacks
+
+
+def _difference(name: str, theirs: Any, mine: Any) -> str:
+    """Where two settings differ first, and how; nothing if they do not."""
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        pairs = [(key, theirs.get(key), mine.get(key)) for key in (*mine, *theirs)]
+    elif isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(theirs, mine, strict=True))]
+    elif theirs != mine:
+        return f"{name}: {theirs!r}, this trainer has {mine!r}"
+    found = (_difference(f"{name} {key}", *pair) for key, *pair in pairs)
+    return next(filter(None, found), "")
 
 
 def _memory(trainer: "Trainer") -> dict[str, Any]:
@@ -215,7 +227,7 @@ def _memory(trainer: "Trainer") -> dict[str, Any]:
 def _checked_progress(path: str | Path, progress: Any) -> dict[str, Any]:
     """The progress of a training, its types checked, so that restoring cannot fail half-way."""
     counts = ("passes", "updates", "epoch", "batch")
-    kinds = dict.fromkeys(counts, int) | {"stop": bool, "history": list}
+    kinds = dict.fromkeys(counts, int) | {"form": dict, "stop": bool, "history": list}
     if not isinstance(progress, dict) or {k: type(v) for k, v in progress.items()} != kinds:
         raise ValueError(f"{path}: the progress of the training is damaged: {progress!r:.80}")
     if not all(0 <= progress[name] < 2**63 for name in counts):
@@ -230,6 +242,7 @@ def _training_settings(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": to_settings(trainer.optimizer.rule),
         "seed": trainer.seed,
         "penalties": [to_settings(penalty) for penalty in trainer.penalties],
+        "constraints": [to_settings(constraint) for constraint in trainer.constraints],
         "accumulate": trainer.accumulate,
         "average": None if trainer.average is None else trainer.average.decay,
     }

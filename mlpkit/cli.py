@@ -81,8 +81,9 @@ def train(
         str, typer.Option(help="sgd, adam, muon, ... in small letters.")
     ] = DEFAULT.optimizer,
     lr: Annotated[
-        float, typer.Option(help="Highest learning rate; it falls along a cosine.")
-    ] = DEFAULT.lr,
+        float | None,
+        typer.Option(help="Highest learning rate, falling along a cosine; the default suits most."),
+    ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="By default what the optimizer has.")
     ] = None,
@@ -126,7 +127,7 @@ def train(
             dropout=dropout,
             members=members,
             optimizer=optimizer,
-            lr=lr,
+            lr=run.RATES.get(optimizer, DEFAULT.lr) if lr is None else lr,
             weight_decay=weight_decay,
             epochs=epochs,
             batch_size=batch_size,
@@ -281,7 +282,7 @@ def lesson_command(
         if weights is not None:
             network.load_parameters(_parameters(weights))
         samples, targets = _samples("--x", x), _samples("--target", target)
-        if targets.shape[1] < network.n_out and np.all(targets == np.floor(targets)):
+        if targets.shape[1] == 1 < network.n_out and np.all(targets == np.floor(targets)):
             targets = targets.astype(np.int64).squeeze(axis=-1)  # class labels
         held = [parameter for parameter in hold.split(",") if parameter]
         print(lesson(network, samples, targets, loss, lr, held), end="")

@@ -35,4 +35,4 @@ class Divergence:
         self._known.update(new)
         if new:
             text = f"the loss of members {new} is no longer finite, first {where}"
-            warnings.warn(text, RuntimeWarning, stacklevel=6)
+            warnings.warn(text, RuntimeWarning, stacklevel=5)

@@ -38,10 +38,10 @@ class EpochLosses:
         self._sizes: list[Any] = []
         self._earlier: tuple[NDArray[Any], ...] = ()
 
-    def add(self, loss: Array, rows: int, weights: Array | None) -> None:
-        """Take in the loss () or (K,) of a batch of so many rows, or of weights (..., rows)."""
+    def add(self, loss: Array, mass: Array | int) -> None:
+        """Take in the loss () or (K,) of a batch, and what it counts, see `Loss.mass`."""
         self._losses.append(loss)
-        self._sizes.append(rows if weights is None else self._backend.xp.sum(weights, axis=-1))
+        self._sizes.append(mass)
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The losses (S,) or (S, K), and what each counts, as many, on the host."""

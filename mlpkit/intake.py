@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from mlpkit.batches import Batch
+from mlpkit.batches import Batch, read_rows
 from mlpkit.divergence import QUIET
 from mlpkit.losses import Loss, check_weights, fit_weights
-from mlpkit.network import Network
+from mlpkit.network import ROWS_AT_ONCE, Network
 
 
 class Intake:
@@ -42,6 +42,15 @@ class Intake:
         self.loss.check_values(xp, data.targets, self.network.n_out)
         if data.weights is not None:
             check_weights(xp, data.weights)
+        return data
+
+    def to_judge(self, x: Any, targets: Any, weights: Any = None) -> Batch:
+        """As `data_set`; and the values of a memory-mapped x are checked, for nobody does later."""
+        data = self.data_set(x, targets, weights)
+        if isinstance(data.x, np.memmap) and data.x.dtype.kind == "f":
+            n = data.x.shape[-2]
+            for start in range(0, n, ROWS_AT_ONCE):
+                read_rows(data.x, np.arange(start, min(start + ROWS_AT_ONCE, n)))
         return data
 
     def data_set(self, x: Any, targets: Any, weights: Any = None) -> Batch:

@@ -29,3 +29,5 @@ def deferred() -> Iterator[threading.Event]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed.is_set():  # and nobody has looked since
+        raise KeyboardInterrupt

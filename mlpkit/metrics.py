@@ -7,7 +7,7 @@ class is that of the largest; with one output, or with `multilabel` for each, ov
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mlpkit.activations import Identity
 from mlpkit.backends import Array
@@ -238,6 +238,15 @@ OF_CLASSES: dict[str, Metric] = {
     "calibration_error": calibration_error,
 }
 METRICS: dict[str, Metric] = OF_CLASSES | {"r2": r2, "rmse": rmse, "mae": mae}
+
+
+def named_metrics(metrics: Iterable[str | Metric]) -> dict[str, Metric]:
+    """The metrics by their names; ValueError where two have one name."""
+    pairs = list(map(get_metric, metrics))
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two metrics have one name: {twice}")
+    return dict(pairs)
 
 
 def get_metric(metric: str | Metric) -> tuple[str, Metric]:

@@ -51,6 +51,7 @@ class ReduceOnPlateau(Watch):
         self.min_lr = one_number("min_lr", min_lr)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
+        super().on_fit_begin(trainer)
         members = trainer.network.members or 1
         self._state = {
             "best": np.full(members, np.inf),

@@ -3,37 +3,31 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+PATIENCE = 100  # hundredths of a second that closing waits for
 
 
 def prefetch(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
     """The items, up to `ahead` of them made before they are asked for.
 
     An exception comes out where its item would have come.  The thread ends with the items, or when
-    this iterator is closed.
+    this iterator is closed; one that is stalled in its source is left behind.
     """
     made: queue.Queue[tuple[bool, Any]] = queue.Queue(ahead)
     closed = threading.Event()
 
-    def put(ended: bool, item: Any) -> None:
-        while not closed.is_set():
-            try:
-                made.put((ended, item), timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
     def work() -> None:
         try:
             for item in items:
-                put(False, item)
+                made.put((False, item))
                 if closed.is_set():
                     return
-            put(True, None)
+            made.put((True, None))
         except BaseException as error:
-            put(True, error)
+            made.put((True, error))
 
     thread = threading.Thread(target=work, name="mlpkit prefetch", daemon=True)
     thread.start()
@@ -48,4 +42,9 @@ def prefetch(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
                 raise item
     finally:
         closed.set()
-        thread.join()
+        for _ in range(PATIENCE):
+            with suppress(queue.Empty):  # room for what the thread may be waiting to put
+                made.get_nowait()
+            thread.join(1e-2)
+            if not thread.is_alive():
+                break

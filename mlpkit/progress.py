@@ -75,6 +75,10 @@ class Progress(Callback):
         judged = [f"{name} {show(v)}  " for name, v in row.items() if name.startswith("val_")]
         self._judged = "".join(judged)
 
+    def on_break(self, trainer: "Trainer", row: Row | None) -> None:
+        if row is not None:
+            self.on_epoch_end(trainer, row)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -90,7 +94,9 @@ def describe(row: Row) -> str:
 
 def show(value: Any) -> str:
     """A number, or the mean and the range of the members' numbers."""
-    values = np.atleast_1d(np.asarray(value, np.float64))
+    values = np.asarray(value, np.float64).ravel()
+    if len(values) > 1 and np.isfinite(values).any():
+        values = values[np.isfinite(values)]  # of those that have not diverged
     if len(values) == 1:
         return f"{values[0]:.4g}"
     return f"{values.mean():.4g} [{values.min():.4g}, {values.max():.4g}]"

@@ -29,6 +29,7 @@ from mlpkit.trainer import Trainer
 STATE, LOG, MODEL, RESULT = "state.safetensors", "log.jsonl", "model.safetensors", "result.json"
 HELD_OUT = {"mnist": 5000, "digits": 2000}  # training images kept for validation by default
 DRAWN_TRAIN, DRAWN_TEST = 12_000, 2_000
+RATES = {"sgd": 0.1, "rmsprop": 1e-3, "adagrad": 1e-2, "lion": 3e-4, "muon": 2e-2}  # else Adam's
 WARMUP = 0.05  # share of the run in which the learning rate rises
 
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]

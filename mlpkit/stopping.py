@@ -18,7 +18,7 @@ class EarlyStopping(Watch):
     """Stop when a figure has stopped improving, and restore the best weights.
 
     Each member has its own best epoch: one that has stopped keeps its best weights, and the
-    training ends when all have stopped.
+    training ends when all have stopped.  For an average_ figure they are averaged weights.
 
     Parameters
     ----------
@@ -48,11 +48,14 @@ class EarlyStopping(Watch):
         self.min_delta = one_number("min_delta", min_delta)
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
+        super().on_fit_begin(trainer)
         self._state = {}
 
     def on_epoch_end(self, trainer: "Trainer", row: Row) -> None:
         network = trainer.network
         value = self.figure(row, network.members)
+        if "average_" in self.monitor and trainer.average is not None:
+            network = trainer.average.network()
         if not self._state:
             best, wait = np.full(len(value), np.inf), np.zeros(len(value), np.int64)
             self._state = _weights(network) | {"best": best, "wait": wait}

@@ -1,7 +1,7 @@
 """Training: the four steps, and the loop around them."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpkit.activations import Identity
 from mlpkit.averaging import MovingAverage
 from mlpkit.backends import Array
 from mlpkit.batches import ArrayBatches, Batch, IterableBatches, sampling_weights
+from mlpkit.budget import Budget
 from mlpkit.callbacks import Callback, named_callbacks
+from mlpkit.compatibility import check_loss, check_rule
+from mlpkit.constraints import Constraint, check_constraints
 from mlpkit.divergence import QUIET, Divergence
 from mlpkit.history import EpochLosses, History, Row, host_value, mean_loss, read
 from mlpkit.intake import Intake
 from mlpkit.interrupt import deferred
-from mlpkit.losses import Loss, ManyClasses, get_loss
-from mlpkit.metrics import Metric, get_metric, judges_classes
+from mlpkit.losses import Loss, get_loss
+from mlpkit.metrics import Metric, named_metrics
 from mlpkit.network import Network
 from mlpkit.optimizers import Adam, Optimizer, OptimizerState
 from mlpkit.penalties import Penalty, check_penalties, penalized
 from mlpkit.random import check_seed
-from mlpkit.settings import PerMember, check_members, one_number, whole
+from mlpkit.settings import PerMember, whole
 from mlpkit.stack import walk
+
+ROW = ("epoch", "loss", "lr", "seconds", "samples_per_second")  # without validation
 
 
 class Trainer:
@@ -38,9 +42,11 @@ class Trainer:
     optimizer : the update rule, with its learning rate
     metrics : what to report beside the loss: names or functions, see `mlpkit.metrics`
     seed : of the order of the batches, which is the same for all members
-    penalties : see `mlpkit.penalties`
+    penalties : what is added to the loss, see `mlpkit.penalties`
+    constraints : what holds gradients and weights in bounds, see `mlpkit.constraints`
     accumulate : parts that a batch is worked through in, one after the other, before one update
-        from the mean of their gradients: the memory of a batch that much smaller
+        from the mean of their gradients: the memory of a batch that much smaller.  `BatchNorm`
+        sees each part as a batch.
     average : decay in [0, 1) of a moving average of the weights, see `MovingAverage`; it is
         evaluated beside the weights themselves, and saved with the state
 
@@ -53,7 +59,8 @@ class Trainer:
     epochs, steps_per_epoch : of the current or last `fit`; steps_per_epoch is None if not known
     stop : set by a callback to end the training after the epoch
     last_loss : () or (K,), on the device
-    losses : of the epoch under way
+    losses, form : of the epoch under way: the steps' losses, and what its batches are made from
+    columns : of the rows of the current or last `fit`
     callbacks : those of the current or last `fit`, by name
     restored : what `mlpkit.restore_state` found for the callbacks of the next `fit`
 
@@ -73,6 +80,7 @@ class Trainer:
         metrics: Sequence[str | Metric] = (),
         seed: int = 0,
         penalties: Sequence[Penalty] = (),
+        constraints: Sequence[Constraint] = (),
         accumulate: int = 1,
         average: PerMember | None = None,
     ) -> None:
@@ -86,9 +94,10 @@ class Trainer:
         self.network = network
         self.loss = get_loss(loss)
         self.optimizer = OptimizerState(optimizer, network)
-        self.metrics = dict(map(get_metric, metrics))
+        self.metrics = named_metrics(metrics)
         self.seed = check_seed(seed)
         self.penalties = check_penalties(penalties, network)
+        self.constraints = check_constraints(constraints, network)
         self.accumulate = whole("accumulate", accumulate)
         self.average = None if average is None else MovingAverage(network, average)
         self.history = History()
@@ -98,12 +107,16 @@ class Trainer:
         self.stop = False
         self.last_loss: Array = None
         self.losses = EpochLosses(network.backend)
+        self.form: dict[str, Any] = {}
+        self.columns: list[str] = []
         self.callbacks: dict[str, Callback] = {}
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
+        self._paused: dict[str, dict[str, NDArray[Any]]] = {}
         self._compiled = network.backend.compile(self.step) if optimizer.recordable else self.step
         self._divergence = Divergence()
         self._intake = Intake(network, self.loss)
-        self._require_sense()
+        check_loss(network, self.loss, self.metrics.values())
+        check_rule(network, optimizer, self.constraints)
 
     # ---- one step ------------------------------------------------------------------------------
 
@@ -120,42 +133,43 @@ class Trainer:
 
         loss = gradients()  # 1 to 3
         self.optimizer.step(loss, gradients)  # 4  update of the flat parameters
-        for penalty in self.penalties:
-            penalty.on_parameters(self.network)
+        for constraint in self.constraints:
+            constraint.on_parameters(self.network)
         if self.average is not None:
             self.average.update()
         return loss
 
     def gradients(self, x: Any, targets: Any, weights: Any = None) -> Array:
-        """The loss of a batch; its gradient, and that of the penalties, fills `network.grads`."""
+        """The loss of a batch with its penalties; its gradient fills `network.grads`."""
         if self.accumulate > 1:
             loss = self._accumulated(x, targets, weights)
         else:
             loss = self._backpropagate(x, targets, weights)
-        return penalized(loss, self.network, self.penalties)
+        loss = penalized(loss, self.network, self.penalties)
+        for constraint in self.constraints:
+            constraint.on_gradients(self.network)
+        return loss
 
-    def _backpropagate(self, x: Any, targets: Any, weights: Any, share: Any = None) -> Array:
+    def _backpropagate(self, x: Any, targets: Any, weights: Any, share: Any = 1) -> Array:
         scores, backward = self.network.forward(x, train=True)  # 1  forward pass
         loss, dscores = self.loss(self.network.backend, scores, targets, weights)  # 2  error
-        if share is not None:
+        if not isinstance(share, int):
             loss, dscores = share * loss, share[..., None, None] * dscores
         backward(dscores)  # 3  backward pass, fills network.grads
         return loss
 
     def _accumulated(self, x: Any, targets: Any, weights: Any) -> Array:
         """The batch in parts of about equal size, whose means make up its mean."""
-        network, xp = self.network, self.network.backend.xp
+        network, backend, xp = self.network, self.network.backend, self.network.backend.xp
         data = self._intake.placed(x, targets, weights)
-        n = data.x.shape[-2]
-        if data.weights is None:
-            data = data._replace(weights=xp.ones((n,), dtype=network.dtype))
-        total = xp.sum(data.weights, axis=-1)
+        n, zero = data.x.shape[-2], xp.zeros((), dtype=network.dtype)
+        total = zero + self.loss.mass(backend, data.targets, data.weights)
         total = xp.where(total > 0, total, xp.ones_like(total))
-        grads, loss = xp.zeros_like(network.grads), xp.zeros((), dtype=network.dtype)
+        grads, loss = xp.zeros_like(network.grads), zero
         parts = min(self.accumulate, n)
         for start, stop in pairwise(n * part // parts for part in range(parts + 1)):
-            part = data.part(network.backend, start, stop)
-            share = xp.sum(part.weights, axis=-1) / total
+            part = data.part(backend, start, stop)
+            share = (zero + self.loss.mass(backend, part.targets, part.weights)) / total
             loss = loss + self._backpropagate(*part, share)
             grads = grads + network.grads
         network.grads[...] = grads
@@ -201,8 +215,9 @@ class Trainer:
         -------
         The history, which has a row per epoch: epoch, loss (mean over the epoch's samples), the
         val_ columns, lr (of the last step), seconds (of training alone), samples_per_second.  The
-        row of an epoch that a budget cuts short has a fraction in epoch; the next `fit` completes
-        the epoch.
+        row of an epoch that a budget cuts short has a fraction in epoch, where the length of an
+        epoch is known; the next `fit`, or one of a state that `Checkpoint` has saved, completes the
+        epoch.
 
         Raises
         ------
@@ -216,65 +231,84 @@ class Trainer:
             Ctrl-C; the step under way is finished, and the same call goes on where it was.
         """
         whole("epochs", epochs)
+        budget = Budget(max_steps, max_seconds)
         source = self._source(x, targets, batch_size, weights, sampling)
         if validation is not None:
             validation = self._check_validation(validation)
         named = named_callbacks(callbacks)
-        if self.restored is None and epochs <= self.epoch:
-            raise ValueError(
-                f"epochs={epochs}, but this trainer has made {self.epoch} already; "
-                "epochs counts from the first"
-            )
         self.steps = int(self.network.backend.to_numpy(self.optimizer.count))
-        if max_steps is not None:
-            whole("max_steps", max_steps)
-            if self.restored is None and max_steps <= self.steps:
-                raise ValueError(
-                    f"max_steps={max_steps}, but this trainer has made {self.steps} already; "
-                    "max_steps counts from the first"
-                )
-        if max_seconds is not None:
-            one_number("max_seconds", max_seconds)
-        if missing := sorted(set(self.restored or {}) - set(named)):
-            raise ValueError(f"the restored training had callbacks that are missing: {missing}")
+        self._refuse_to_go_on(epochs, budget, source, named)
         # A fit that is refused, here or by a callback, can be called again: `restored` stays.
+        remembered = self._paused if self.restored is None else self.restored
         self.callbacks = named
+        self.form = source.form
         self.epochs, self.steps_per_epoch = epochs, source.steps
-        self.stop = self.stop and self.restored is not None
-        lengths = [max_steps] if max_steps else []
+        self.columns = [*ROW, *(self._validation_columns() if validation else [])]
+        self.stop = self.stop and bool(remembered) and set(remembered) <= set(named)
+        lengths = [budget.max_steps] if budget.max_steps else []
         if source.steps is not None:
             lengths.append(epochs * source.steps)
         self.optimizer.begin_run(min(lengths, default=None))
-        deadline = None if max_seconds is None else time.perf_counter() + max_seconds
-
-        def spent() -> bool:
-            late = deadline is not None and time.perf_counter() >= deadline
-            return late or (max_steps is not None and self.steps >= max_steps)
-
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)
-                if self.restored and name in self.restored:
-                    callback.restore(self.restored[name])
-            self.restored = None
+                if name in remembered:
+                    callback.restore(remembered[name])
+            self.restored, self._paused = None, {}
             with deferred() as pressed:
-                while self.epoch < epochs and not self.stop and not spent():
-                    row = self._epoch(source, lambda: pressed.is_set() or spent())
+                while self.epoch < epochs and not self.stop and not budget.spent(self.steps):
+                    row = self._epoch(source, lambda: pressed.is_set() or budget.spent(self.steps))
                     if pressed.is_set() and self.batch:
                         self._interrupted()
                     if validation is not None:
                         row |= {f"val_{k}": v for k, v in self._figures(*validation).items()}
                     self.history.rows.append(row)
-                    for callback in self.callbacks.values():
-                        callback.on_epoch_end(self, row)
+                    if self.batch:
+                        self._break_off(row)
+                    else:
+                        for callback in self.callbacks.values():
+                            callback.on_epoch_end(self, row)
                     if pressed.is_set():
                         self._interrupted()
+            if self.epoch < epochs and not self.stop:
+                self._pause()
             for callback in self.callbacks.values():
                 callback.on_fit_end(self)
         finally:
             for callback in self.callbacks.values():
                 callback.close()
         return self.history
+
+    def _refuse_to_go_on(
+        self,
+        epochs: int,
+        budget: Budget,
+        source: ArrayBatches | IterableBatches,
+        callbacks: Collection[str],
+    ) -> None:
+        """Raise where nothing is left to do, or where this is not what the training had begun."""
+        if self.batch and source.form != self.form:
+            raise ValueError(
+                f"the epoch under way was begun with {self.form}, and cannot go on with "
+                f"{source.form}"
+            )
+        if self.restored is None and epochs <= self.epoch:
+            raise ValueError(
+                f"epochs={epochs}, but this trainer has made {self.epoch} already; "
+                "epochs counts from the first"
+            )
+        if self.restored is None and budget.max_steps and budget.max_steps <= self.steps:
+            raise ValueError(
+                f"max_steps={budget.max_steps}, but this trainer has made {self.steps} already; "
+                "max_steps counts from the first"
+            )
+        if source.once and not budget.max_steps and (self.batch or epochs > self.epoch + 1):
+            raise TypeError(
+                "an iterator gives its batches once, for the rest of one epoch: give a list of "
+                "batches, or an object with __iter__ that begins anew"
+            )
+        if missing := sorted(set(self.restored or {}) - set(callbacks)):
+            raise ValueError(f"the restored training had callbacks that are missing: {missing}")
 
     @QUIET
     def _epoch(self, source: ArrayBatches | IterableBatches, leave: Callable[[], bool]) -> Row:
@@ -288,7 +322,8 @@ class Trainer:
         with closing(source.epoch(self.epoch, self.batch)) as batches:
             for batch in batches:
                 self.last_loss = self._compiled(*batch)
-                self.losses.add(self.last_loss, batch.x.shape[-2], batch.weights)
+                mass = self.loss.mass(backend, batch.targets, batch.weights)
+                self.losses.add(self.last_loss, mass)
                 self.batch += 1
                 self.steps += 1
                 seen += batch.x.shape[-2]
@@ -317,13 +352,26 @@ class Trainer:
             self.losses = EpochLosses(backend)
         return row
 
+    def _validation_columns(self) -> list[str]:
+        figures = ["loss", *self.metrics]
+        averaged = [] if self.average is None else [f"average_{name}" for name in figures]
+        return [f"val_{name}" for name in (*figures, *averaged)]
+
+    def _pause(self) -> None:
+        """Keep what the callbacks remember for the `fit` that goes on."""
+        self._paused = {name: callback.state() for name, callback in self.callbacks.items()}
+
+    def _break_off(self, row: Row | None) -> list[str]:
+        """Between two steps of an epoch, or at Ctrl-C; how to go on, in words."""
+        self._pause()
+        ways = [callback.on_break(self, row) for callback in self.callbacks.values()]
+        return [way for way in ways if way]
+
     def _interrupted(self) -> None:
-        """Let the callbacks save what there is, and say how to go on."""
-        ways = [callback.on_interrupt(self) for callback in self.callbacks.values()]
-        made = "all epochs had been made"
-        goes_on = made if self.epoch == self.epochs else "the same call of fit goes on from there"
-        way = next(filter(None, ways), goes_on)
-        raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {way}")
+        complete = self.epoch == self.epochs or self.stop
+        way = "the training was complete" if complete else "the same call of fit goes on from there"
+        ways = [*self._break_off(None), way]
+        raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {ways[0]}")
 
     # ---- evaluation ----------------------------------------------------------------------------
 
@@ -333,7 +381,7 @@ class Trainer:
         Penalties have no part in the loss, and weights none in the metrics.  With a moving average
         its figures are there too, as average_loss and so on.
         """
-        return self._figures(*self._intake.data_set(x, targets, weights))
+        return self._figures(*self._intake.to_judge(x, targets, weights))
 
     @QUIET
     def _figures(self, x: Any, targets: Array, weights: Array | None) -> dict[str, Any]:
@@ -350,40 +398,7 @@ class Trainer:
             figures |= judge(self.average.network(), "average_")
         return read(self.network.backend, figures)
 
-    # ---- what is refused -----------------------------------------------------------------------
-
-    def _require_sense(self) -> None:
-        """Refuse a loss, penalties or metrics that do not go with the network or the rule."""
-        network, loss, rule = self.network, self.loss, self.optimizer.rule
-        check_members(loss.name, loss.hyper(), network.members)
-        if rule.full_batch and not all(penalty.of_loss for penalty in self.penalties):
-            raise ValueError(
-                f"{type(rule).__name__} goes down the loss and its gradient: it takes L1 and L2, "
-                f"but nothing that changes gradients or weights, got {list(self.penalties)}"
-            )
-        linear = isinstance(network.output, Identity)
-        if loss.on_scores and not linear:
-            raise ValueError(
-                f"{loss.name} is computed from scores, but the network's output has passed "
-                f"{network.output.name}; build it with output='linear'"
-            )
-        many = isinstance(loss, ManyClasses)
-        if many and network.n_out > 1 and not network.multilabel:
-            raise ValueError(
-                f"{loss.name} on {network.n_out} outputs lets a sample have several classes: "
-                "build the network with multilabel=True, so that it predicts them"
-            )
-        if network.multilabel and not many and loss.on_scores:
-            raise ValueError(
-                f"{loss.name} is of one class a sample, but the network is multilabel; "
-                "use binary_cross_entropy"
-            )
-        no_threshold = network.n_out == 1 and linear and not many
-        if no_threshold and any(map(judges_classes, self.metrics.values())):
-            raise ValueError(
-                f"accuracy with one linear output and {loss.name} has no threshold: "
-                "use binary_cross_entropy, or output='sigmoid'"
-            )
+    # ---- data ----------------------------------------------------------------------------------
 
     def _source(
         self, x: Any, targets: Any, batch_size: int | None, weights: Any, sampling: Any
@@ -422,7 +437,7 @@ class Trainer:
         if not isinstance(validation, list | tuple) or len(validation) not in (2, 3):
             raise TypeError("validation is (x, targets) or (x, targets, weights)")
         try:
-            data = self._intake.data_set(*validation)
+            data = self._intake.to_judge(*validation)
             self._figures(*data.part(self.network.backend, 0, 1))  # before the training, not after
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation: {error}") from error

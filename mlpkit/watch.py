@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.callbacks import Callback
 from mlpkit.history import Row
+
+if TYPE_CHECKING:
+    from mlpkit.trainer import Trainer
 
 BETTER = {
     "min": r"loss|log_loss|rmse|mae|calibration_error",
@@ -38,13 +41,15 @@ class Watch(Callback):
         self._sign = -1.0 if mode == "max" else 1.0
         self._state: dict[str, NDArray[Any]] = {}
 
-    def figure(self, row: Row, members: int | None) -> NDArray[np.float64]:
-        """The figure of each member (K,), or of the network (1,), negated where more is better."""
-        if self.monitor not in row:
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        if self.monitor not in trainer.columns:
             raise ValueError(
                 f"{type(self).__name__} watches {self.monitor!r}, but an epoch gives "
-                f"{sorted(row)}; val_ columns need validation data"
+                f"{trainer.columns}; val_ columns need validation data"
             )
+
+    def figure(self, row: Row, members: int | None) -> NDArray[np.float64]:
+        """The figure of each member (K,), or of the network (1,), negated where more is better."""
         value = np.asarray(row[self.monitor], np.float64)
         if value.shape not in ((), (members or 1,)):
             raise ValueError(

@@ -1,5 +1,6 @@
 """What a loss is: it gives its value and its gradient in one call."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +11,17 @@ from mlpkit.settings import PerMember
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: a frozen dataclass of its settings."""
+    """A loss: a frozen dataclass of its settings.
 
-    name: ClassVar[str]
+    It is called by its `name`, by default that of its class with underscores.
+    """
+
+    name: ClassVar[str] = "loss"
     on_scores: ClassVar[bool] = False  # whether it wants scores that have passed no activation
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def hyper(self) -> dict[str, PerMember]:
         """The settings that are a number or one number per member."""
@@ -43,6 +51,14 @@ class Loss:
         total = xp.sum(weights, axis=-1, keepdims=True)
         share = weights / xp.where(total > 0, total, xp.ones_like(total))
         return xp.sum(losses * share, axis=-1), dscores * xp.expand_dims(share, axis=-1)
+
+    def mass(self, backend: Backend, targets: Array, weights: Array | None) -> Array | int:
+        """What the samples count in the mean: their number, or the sum of their weights, (K,).
+
+        The targets and the weights are as `fit_targets` and `fit_weights` leave them.
+        """
+        rows = -1 if backend.xp.isdtype(targets.dtype, "integral") else -2
+        return int(targets.shape[rows]) if weights is None else backend.xp.sum(weights, axis=-1)
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         """The loss of each sample (..., N), and its derivative (..., N, C)."""

@@ -7,7 +7,7 @@ from mlpkit.activations import Sigmoid, Softplus, log_softmax
 from mlpkit.backends import Array, Backend
 from mlpkit.backends.base import DType
 from mlpkit.losses.base import Loss, fit_weights
-from mlpkit.settings import PerMember, number
+from mlpkit.settings import PerMember, assign, number
 
 # ---- one class a sample: p = softmax(s) ----------------------------------------------------------
 
@@ -62,15 +62,13 @@ class SoftmaxCrossEntropy(OneClass):
     [[0.25, 0.25, -0.75, 0.25]]
     """
 
-    name: ClassVar[str] = "softmax_cross_entropy"
-
     label_smoothing: PerMember = 0.0
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         smoothing = number("label_smoothing", self.label_smoothing, below=1.0)
-        object.__setattr__(self, "label_smoothing", smoothing)
-        object.__setattr__(self, "class_weights", _by_class("class_weights", self.class_weights))
+        assign(self, label_smoothing=smoothing)
+        assign(self, class_weights=_by_class("class_weights", self.class_weights))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"label_smoothing": self.label_smoothing}
@@ -90,6 +88,17 @@ class SoftmaxCrossEntropy(OneClass):
             None if weights is None else fit_weights(backend, weights, shape, dtype),
         )
 
+    def mass(self, backend: Backend, targets: Array, weights: Array | None) -> Array | int:
+        """With class weights and integer labels, times the weight of the label."""
+        xp = backend.xp
+        if self.class_weights is None or not xp.isdtype(targets.dtype, "integral"):
+            return super().mass(backend, targets, weights)
+        dtype = xp.float64 if weights is None else weights.dtype
+        by_class = backend.constant(self.class_weights, dtype, ndim=1)
+        flat = xp.take(by_class, xp.reshape(targets, (-1,)), axis=0)
+        counts = xp.reshape(flat, targets.shape)
+        return xp.sum(counts if weights is None else counts * weights, axis=-1)
+
 
 @dataclass(frozen=True)
 class Focal(OneClass):
@@ -101,17 +110,15 @@ class Focal(OneClass):
     Parameters
     ----------
     gamma : how much less a sample counts the better it is known, or one per member
-    class_weights : a (C,), by default all 1
+    alpha : a (C,), by default all 1; unlike class weights, they do not divide the mean
     """
 
-    name: ClassVar[str] = "focal"
-
     gamma: PerMember = 2.0
-    class_weights: tuple[float, ...] | None = None
+    alpha: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", number("Focal: gamma", self.gamma))
-        object.__setattr__(self, "class_weights", _by_class("class_weights", self.class_weights))
+        assign(self, gamma=number("Focal: gamma", self.gamma))
+        assign(self, alpha=_by_class("alpha", self.alpha))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"gamma": self.gamma}
@@ -121,7 +128,7 @@ class Focal(OneClass):
         if xp.isdtype(targets.dtype, "integral"):
             hot = xp.expand_dims(targets, axis=-1) == xp.arange(scores.shape[-1], dtype=xp.int64)
             targets = xp.astype(hot, dtype)
-        weights = _on_device(backend, "class_weights", self.class_weights, scores)
+        weights = _on_device(backend, "alpha", self.alpha, scores)
         q = targets if weights is None else targets * weights
         gamma = backend.constant(self.gamma, dtype, ndim=3)
 
@@ -160,13 +167,11 @@ class BinaryCrossEntropy(ManyClasses):
     positive_weights : w (C,), what a target of 1 counts more than one of 0; by default all 1
     """
 
-    name: ClassVar[str] = "binary_cross_entropy"
-
     positive_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         weights = _by_class("positive_weights", self.positive_weights)
-        object.__setattr__(self, "positive_weights", weights)
+        assign(self, positive_weights=weights)
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         xp, softplus = backend.xp, Softplus().value
@@ -191,14 +196,12 @@ class BinaryFocal(ManyClasses):
     alpha : a in [0, 1): what a target of 1 counts, against 1 - a of one of 0; or one per member
     """
 
-    name: ClassVar[str] = "binary_focal"
-
     gamma: PerMember = 2.0
     alpha: PerMember = 0.25
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gamma", number("BinaryFocal: gamma", self.gamma))
-        object.__setattr__(self, "alpha", number("BinaryFocal: alpha", self.alpha, below=1.0))
+        assign(self, gamma=number("BinaryFocal: gamma", self.gamma))
+        assign(self, alpha=number("BinaryFocal: alpha", self.alpha, below=1.0))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"gamma": self.gamma, "alpha": self.alpha}

@@ -1,12 +1,12 @@
 """Distillation: a network learns from the scores of another."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mlpkit.activations import log_softmax
 from mlpkit.backends import Array, Backend
 from mlpkit.losses.base import Loss
-from mlpkit.settings import PerMember, number
+from mlpkit.settings import PerMember, assign, number
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,22 @@ class SoftTargets(Loss):
     temperature : T > 0, or one per member; the higher, the more the unlikely classes count
     """
 
-    name: ClassVar[str] = "soft_targets"
     on_scores: ClassVar[bool] = True
 
     temperature: PerMember = 2.0
 
     def __post_init__(self) -> None:
         temperature = number("temperature", self.temperature, low=1e-6)
-        object.__setattr__(self, "temperature", temperature)
+        assign(self, temperature=temperature)
 
     def hyper(self) -> dict[str, PerMember]:
         return {"temperature": self.temperature}
+
+    def check_values(self, xp: Any, targets: Array, n_out: int) -> None:
+        super().check_values(xp, targets, n_out)
+        sums = xp.sum(targets, axis=-1)
+        if n_out > 1 and bool(xp.all(targets >= 0)) and bool(xp.all(xp.abs(sums - 1) < 1e-3)):
+            raise ValueError("soft_targets: the targets are probabilities, expected the scores")
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         xp = backend.xp

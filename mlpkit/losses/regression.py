@@ -1,17 +1,14 @@
 """Losses for numbers: the scores are what is predicted.  e = s - t, over C outputs."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from mlpkit.backends import Array, Backend
 from mlpkit.losses.base import Loss
-from mlpkit.settings import PerMember, number
+from mlpkit.settings import PerMember, assign, number
 
 
 class MeanSquaredError(Loss):
     """mean over samples and outputs of e^2; the derivative is 2 e / C."""
-
-    name: ClassVar[str] = "mean_squared_error"
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         error = scores - targets
@@ -31,8 +28,6 @@ class HalfSquaredError(Loss):
     (0.3272405, -0.809)
     """
 
-    name: ClassVar[str] = "half_squared_error"
-
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         error = scores - targets
         return backend.xp.sum(error * error, axis=-1) / 2, error
@@ -40,8 +35,6 @@ class HalfSquaredError(Loss):
 
 class MeanAbsoluteError(Loss):
     """mean over samples and outputs of |e|; the derivative is sign(e) / C, and 0 for e = 0."""
-
-    name: ClassVar[str] = "mean_absolute_error"
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         xp, error = backend.xp, scores - targets
@@ -59,12 +52,10 @@ class Huber(Loss):
     delta : > 0, where the square becomes a line, or one per member
     """
 
-    name: ClassVar[str] = "huber"
-
     delta: PerMember = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "delta", number("Huber: delta", self.delta, low=1e-6))
+        assign(self, delta=number("Huber: delta", self.delta, low=1e-6))
 
     def hyper(self) -> dict[str, PerMember]:
         return {"delta": self.delta}
