@@ -130,8 +130,10 @@ def save_state(
     tensors = _tensors(network)
     tensors |= {name: backend.to_numpy(array) for name, array in _memory(trainer).items()}
     tensors |= dict(zip(("epoch.losses", "epoch.sizes"), trainer.losses.arrays(), strict=False))
-    states = {name: callback.state() for name, callback in trainer.callbacks.items()}
-    for name, state in (states if trainer.restored is None else trainer.restored).items():
+    states = trainer.paused if trainer.restored is None else trainer.restored
+    if states is None:
+        states = {name: callback.state() for name, callback in trainer.callbacks.items()}
+    for name, state in states.items():
         for key, array in state.items():
             tensors[f"callback.{name}.{key}"] = array
     content = _training_settings(trainer) | {

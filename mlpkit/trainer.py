@@ -62,7 +62,8 @@ class Trainer:
     losses, form : of the epoch under way: the steps' losses, and what its batches are made from
     columns : of the rows of the current or last `fit`
     callbacks : those of the current or last `fit`, by name
-    restored : what `mlpkit.restore_state` found for the callbacks of the next `fit`
+    restored, paused : what `mlpkit.restore_state` found for the callbacks of the next `fit`, and
+        what those of a `fit` that was broken off remember; None for nothing
 
     >>> from mlpkit import MLP
     >>> trainer = Trainer(MLP([2, 8, 2], seed=1), optimizer=Adam(0.1), metrics=["accuracy"])
@@ -111,7 +112,7 @@ class Trainer:
         self.columns: list[str] = []
         self.callbacks: dict[str, Callback] = {}
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
-        self._paused: dict[str, dict[str, NDArray[Any]]] = {}
+        self.paused: dict[str, dict[str, NDArray[Any]]] | None = None
         self._compiled = network.backend.compile(self.step) if optimizer.recordable else self.step
         self._divergence = Divergence()
         self._intake = Intake(network, self.loss)
@@ -170,7 +171,7 @@ class Trainer:
         for start, stop in pairwise(n * part // parts for part in range(parts + 1)):
             part = data.part(backend, start, stop)
             share = (zero + self.loss.mass(backend, part.targets, part.weights)) / total
-            loss = loss + self._backpropagate(*part, share)
+            loss = loss + self._backpropagate(*part, xp.astype(share, network.dtype))
             grads = grads + network.grads
         network.grads[...] = grads
         return loss
@@ -239,12 +240,13 @@ class Trainer:
         self.steps = int(self.network.backend.to_numpy(self.optimizer.count))
         self._refuse_to_go_on(epochs, budget, source, named)
         # A fit that is refused, here or by a callback, can be called again: `restored` stays.
-        remembered = self._paused if self.restored is None else self.restored
+        remembered = self.paused if self.restored is None else self.restored
+        kept = {name for name, state in (remembered or {}).items() if state} <= set(named)
         self.callbacks = named
         self.form = source.form
         self.epochs, self.steps_per_epoch = epochs, source.steps
         self.columns = [*ROW, *(self._validation_columns() if validation else [])]
-        self.stop = self.stop and bool(remembered) and set(remembered) <= set(named)
+        self.stop = self.stop and remembered is not None and kept
         lengths = [budget.max_steps] if budget.max_steps else []
         if source.steps is not None:
             lengths.append(epochs * source.steps)
@@ -252,11 +254,11 @@ class Trainer:
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)
-                if name in remembered:
+                if remembered and name in remembered:
                     callback.restore(remembered[name])
-            self.restored, self._paused = None, {}
+            self.restored = self.paused = None
             with deferred() as pressed:
-                while self.epoch < epochs and not self.stop and not budget.spent(self.steps):
+                while self._unfinished() and not budget.spent(self.steps):
                     row = self._epoch(source, lambda: pressed.is_set() or budget.spent(self.steps))
                     if pressed.is_set() and self.batch:
                         self._interrupted()
@@ -270,7 +272,7 @@ class Trainer:
                             callback.on_epoch_end(self, row)
                     if pressed.is_set():
                         self._interrupted()
-            if self.epoch < epochs and not self.stop:
+            if self._unfinished():
                 self._pause()
             for callback in self.callbacks.values():
                 callback.on_fit_end(self)
@@ -302,7 +304,8 @@ class Trainer:
                 f"max_steps={budget.max_steps}, but this trainer has made {self.steps} already; "
                 "max_steps counts from the first"
             )
-        if source.once and not budget.max_steps and (self.batch or epochs > self.epoch + 1):
+        more = epochs > self.epoch + 1 and not budget.max_steps
+        if source.once and (self.batch or more):
             raise TypeError(
                 "an iterator gives its batches once, for the rest of one epoch: give a list of "
                 "batches, or an object with __iter__ that begins anew"
@@ -357,9 +360,13 @@ class Trainer:
         averaged = [] if self.average is None else [f"average_{name}" for name in figures]
         return [f"val_{name}" for name in (*figures, *averaged)]
 
+    def _unfinished(self) -> bool:
+        """Whether there is more to do: an epoch that has begun is completed."""
+        return self.batch > 0 or (self.epoch < self.epochs and not self.stop)
+
     def _pause(self) -> None:
         """Keep what the callbacks remember for the `fit` that goes on."""
-        self._paused = {name: callback.state() for name, callback in self.callbacks.items()}
+        self.paused = {name: callback.state() for name, callback in self.callbacks.items()}
 
     def _break_off(self, row: Row | None) -> list[str]:
         """Between two steps of an epoch, or at Ctrl-C; how to go on, in words."""
@@ -368,9 +375,13 @@ class Trainer:
         return [way for way in ways if way]
 
     def _interrupted(self) -> None:
-        complete = self.epoch == self.epochs or self.stop
-        way = "the training was complete" if complete else "the same call of fit goes on from there"
-        ways = [*self._break_off(None), way]
+        way = "the same call of fit goes on from there"
+        ways = self._break_off(None)
+        if not self._unfinished():
+            way = "the training was complete"
+            for callback in self.callbacks.values():
+                callback.on_fit_end(self)
+        ways.append(way)
         raise KeyboardInterrupt(f"interrupted after {self.steps} steps; {ways[0]}")
 
     # ---- evaluation ----------------------------------------------------------------------------

@@ -96,6 +96,24 @@ def test_it_is_evaluated_beside_the_network(members):
     alone = mlpkit.Trainer(trainer.average.network(), metrics=["accuracy"]).evaluate(X[:9], Y[:9])
     assert (figures["average_loss"], figures["average_accuracy"]) == (*alone.values(),)
     assert figures["average_loss"] != figures["loss"]
+    assert trainer.columns == list(row)
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("monitor", ["val_average_loss", "val_loss"])
+def test_early_stopping_on_a_figure_of_it_restores_averaged_weights(backend, members, monitor):
+    """No epoch is better than the first one by as much as min_delta."""
+    trainer, after = trainer_of(0.9, members, backend), []
+
+    class After(mlpkit.Callback):
+        def on_epoch_end(self, trainer, row):
+            network = trainer.average.network() if "average" in monitor else trainer.network
+            after.append(state(network))
+
+    stopping = mlpkit.EarlyStopping(monitor, patience=2, min_delta=9.0)
+    fit(trainer, 9, validation=(X, Y), callbacks=[After(), stopping])
+    assert trainer.epoch == 3
+    assert_array_equal(state(trainer.network), after[0])
 
 
 @pytest.mark.parametrize(("members", "decay"), [(None, 0.9), (2, (0.5, 0.99))])

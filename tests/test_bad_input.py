@@ -143,10 +143,15 @@ DATA = [
         ValueError, "LBFGS needs all data in one batch, as arrays",
     ),
     (lambda: fit(optimizer=mlpkit.LBFGS(), batch_size=5), ValueError, "needs all 12 samples"),
+    (lambda: fit(iter([(X, Y)]), None, epochs=2), TypeError, "an iterator gives its batches once"),
     (lambda: fit(validation=X), TypeError, r"validation is \(x, targets\) or \(x, targets, wei"),
     (lambda: fit(validation=(X,)), TypeError, r"validation is \(x, targets\) or \(x, targets, wei"),
     (lambda: fit(callbacks=3), TypeError, "callbacks is a list of Callbacks, got 3"),
     (lambda: fit(callbacks=[print]), TypeError, "expected a Callback, got <built-in"),
+    (
+        lambda: fit(callbacks=[mlpkit.EarlyStopping()]),
+        ValueError, r"EarlyStopping watches 'val_loss', but an epoch gives \['epoch', 'loss', ",
+    ),
 ]  # fmt: skip
 
 SETTINGS = [

@@ -110,6 +110,20 @@ def test_a_value_in_a_file_that_is_not_finite_is_named_by_its_row(mapped, member
     assert not prefetching(), caught
 
 
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_file_that_is_judged_is_checked_part_by_part(mapped, monkeypatch, members):
+    """Nothing of it is in memory at once, and no row past the bad one is in the message."""
+    monkeypatch.setattr(mlpkit.intake, "ROWS_AT_ONCE", 16)
+    x = np.stack([X, X]) if members else X.copy()
+    x[..., 37:, 2] = np.nan
+    trainer, bad = trainer_of(members), mapped(x)
+    with pytest.raises(ValueError, match=r"^x holds NaN or infinite values, in row 37$"):
+        trainer.evaluate(bad, Y)
+    with pytest.raises(ValueError, match=r"^validation: x holds NaN .* values, in row 37$"):
+        trainer.fit(X, Y, 1, validation=(bad, Y))
+    assert trainer.steps == 0
+
+
 def test_a_file_of_another_kind_is_refused_before_it_is_read(mapped):
     with pytest.raises(TypeError, match="x has dtype int32, expected floating point, or uint8"):
         trainer_of().fit(mapped(X.astype(np.int32)), Y)
@@ -235,10 +249,30 @@ def test_schedules_by_steps_work_without_a_length(limit):
     np.testing.assert_allclose(rates, [0.1 * (1 - 2 / 6), 0.1 * (1 - 5 / 6)])
 
 
-def test_batches_that_are_given_once_cannot_be_given_twice():
+@pytest.mark.parametrize("limit", [{"epochs": 1}, {"epochs": 9, "max_steps": 2}])
+def test_batches_that_are_given_once_are_good_for_an_epoch(limit):
+    once, listed = trainer_of(), trainer_of()
+    once.fit(iter(batches_of(X, Y)), **limit)
+    listed.fit(batches_of(X, Y), **limit)
+    assert_array_equal(host(once), host(listed))
+
+
+@pytest.mark.parametrize(("made", "epochs"), [(0, 2), (2, 1), (2, 2), (3, 3)])
+def test_batches_that_are_given_once_are_refused_for_more(made, epochs):
+    """After that many of the three steps of an epoch."""
+    trainer = trainer_of()
+    if made:
+        trainer.fit(Once(batches_of(X, Y)), epochs=epochs, max_steps=made)
+    before = host(trainer).copy()
+    with pytest.raises(TypeError, match=r"an iterator gives its batches once, .*: give a list"):
+        trainer.fit((batch for batch in batches_of(X, Y)), epochs=epochs)
+    assert_array_equal(host(trainer), before)
+
+
+def test_batches_that_are_given_once_may_end_before_the_steps_do():
     trainer = trainer_of()
     with pytest.raises(ValueError, match="come to an end: give something that starts anew"):
-        trainer.fit((batch for batch in batches_of(X, Y)), epochs=2)
+        trainer.fit(iter(batches_of(X, Y)), epochs=9, max_steps=4)
     assert (trainer.epoch, trainer.history["epoch"]) == (1, [1])
 
 
@@ -347,6 +381,24 @@ def test_balanced_draws_each_class_as_often_as_any_other():
     counts = np.bincount(labels[rows])[[0, 1, 4]]
     assert chi_square(counts, 10_000 / 3) < 13.8
     assert len(set(rows[labels[rows] == 1].tolist())) == 50
+
+
+@pytest.mark.parametrize("targets", [Y > 0, (Y > 0)[:, None]])
+def test_balanced_takes_the_two_classes_of_one_output(backend, targets):
+    balanced, by_hand = (
+        mlpkit.Trainer(mlpkit.MLP([4, 1], backend=backend), "binary_cross_entropy")
+        for _ in range(2)
+    )
+    targets, positive = targets.astype(np.float32), Y > 0
+    balanced.fit(X, targets, 2, 16, sampling="balanced")
+    by_hand.fit(X, targets, 2, 16, sampling=np.where(positive, 1 / sum(positive), 1 / sum(Y == 0)))
+    assert_same(balanced, by_hand)
+
+
+def test_balanced_takes_no_probabilities():
+    trainer = mlpkit.Trainer(mlpkit.MLP([4, 1]), "binary_cross_entropy")
+    with pytest.raises(ValueError, match="balanced sampling needs integer labels"):
+        trainer.fit(X, np.linspace(0, 1, 50), sampling="balanced")
 
 
 def test_draws_are_the_same_on_every_backend(backend):

@@ -1,5 +1,7 @@
 """Trainings that end after so many steps or seconds, in the middle of an epoch or not."""
 
+import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,13 @@ def trainer_of(backend="numpy", optimizer=None, **options):
 
 def fit(trainer, epochs=3, **options):
     return trainer.fit(X, Y, epochs, batch_size=8, **options)
+
+
+class Batches:
+    """Three batches, given anew every epoch, that do not say how many they are."""
+
+    def __iter__(self):
+        return iter([(X[i : i + 10], Y[i : i + 10]) for i in (0, 10, 20)])
 
 
 def host(trainer):
@@ -79,12 +88,72 @@ def test_the_loss_of_a_part_is_of_its_steps_and_that_of_the_epoch_of_all():
     assert_allclose(whole, np.average(losses.by_step, axis=0, weights=[8, 8, 8, 6]), rtol=1e-6)
 
 
-def test_a_part_is_validated_and_seen_by_callbacks(tmp_path):
-    path = tmp_path / "log"
+def test_a_part_is_validated_logged_and_shown(tmp_path):
+    path, shown = tmp_path / "log", io.StringIO()
+    trainer, callbacks = trainer_of(), [mlpkit.JSONLinesLog(path), mlpkit.Progress(shown)]
+    rows = fit(trainer, max_steps=6, validation=(X, Y), callbacks=callbacks).rows
+    assert rows[-1]["val_loss"] == trainer.evaluate(X, Y)["loss"]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+    assert [line[:11] for line in shown.getvalue().splitlines()] == ["epoch   1  ", "epoch 1.5  "]
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "moments"),
+    [(3, [("break", 0.75)]), (4, [("end", 1)]), (6, [("end", 1), ("break", 1.5)])],
+)
+def test_an_epoch_ends_or_is_broken_off(max_steps, moments):
+    seen, trainer = [], trainer_of()
+
+    class Moments(mlpkit.Callback):
+        def on_epoch_end(self, trainer, row):
+            seen.append(("end", row))
+
+        def on_break(self, trainer, row):
+            seen.append(("break", row))
+
+    rows = fit(trainer, max_steps=max_steps, callbacks=[Moments()]).rows
+    assert [(moment, row["epoch"]) for moment, row in seen] == moments
+    assert [row for _, row in seen] == rows
+
+
+def remembering():
+    """Callbacks to which no epoch is good enough: one halves the rate, one stops after four."""
+    return [
+        mlpkit.ReduceOnPlateau("loss", factor=0.5, patience=0, threshold=0.9),
+        mlpkit.EarlyStopping("loss", patience=3, min_delta=9.0),
+    ]
+
+
+@pytest.mark.parametrize("cuts", [[1], [4], [6], [3, 5, 8, 9, 14]])
+def test_plateaus_are_of_whole_epochs_and_go_on_with_the_next_fit(cuts):
+    whole, cut = trainer_of(), trainer_of()
+    fit(whole, 5, callbacks=remembering()[:1])
+    for max_steps in (*cuts, None):
+        fit(cut, 5, max_steps=max_steps, callbacks=remembering()[:1])
+    assert_array_equal(host(cut), host(whole))
+    assert cut.history["lr"][-1] == whole.history["lr"][-1] == [0.02 / 8] * 2
+
+
+@pytest.mark.parametrize("cuts", [[1], [4], [6], [3, 5, 8, 9, 14], [16], [18]])
+def test_an_early_stop_comes_with_the_same_epoch_where_the_state_goes_on(tmp_path, cuts):
+    """The weights are those of the state, for the best ones are put in at the end of a `fit`."""
+    path, whole, expected = tmp_path / "state", trainer_of(), remembering()
+    fit(whole, 9, callbacks=expected)
+    for max_steps in (*cuts, None):
+        cut, found = trainer_of(), remembering()
+        if path.exists():
+            mlpkit.restore_state(cut, path)
+        fit(cut, 9, max_steps=max_steps, callbacks=[*found, mlpkit.Checkpoint(path)])
+    assert cut.epoch == whole.epoch == 4
+    assert_array_equal(host(cut), host(whole))
+    np.testing.assert_equal(*([each.state() for each in given] for given in (found, expected)))
+
+
+def test_the_next_fit_counts_on_to_an_early_stop():
     trainer = trainer_of()
-    fit(trainer, max_steps=6, validation=(X, Y), callbacks=[mlpkit.JSONLinesLog(path)])
-    assert trainer.history.rows[-1]["val_loss"] == trainer.evaluate(X, Y)["loss"]
-    assert len(path.read_text().splitlines()) == 2
+    for max_steps in (6, 9, None):
+        fit(trainer, 9, max_steps=max_steps, callbacks=remembering())
+    assert trainer.epoch == 4
 
 
 @pytest.mark.parametrize(("max_steps", "run"), [(6, 6), (99, 12), (None, 12)])
@@ -114,7 +183,8 @@ def clock(monkeypatch):
             clock.now += 1.0
 
     clock.tick = Tick()
-    monkeypatch.setattr("mlpkit.trainer.time", clock)
+    for module in ("trainer", "budget"):
+        monkeypatch.setattr(f"mlpkit.{module}.time", clock)
     return clock
 
 
@@ -145,10 +215,6 @@ def test_no_seconds_are_no_steps():
 
 
 def test_batches_without_a_length_keep_to_the_steps():
-    class Batches:
-        def __iter__(self):
-            return iter([(X[i : i + 10], Y[i : i + 10]) for i in (0, 10, 20)])
-
     whole, cut = trainer_of(), trainer_of()
     whole.fit(Batches(), epochs=2)
     for max_steps in (2, 3, 5):
@@ -162,13 +228,10 @@ def test_batches_without_a_length_keep_to_the_steps():
 
 def test_an_epoch_with_no_batch_left_has_the_rate_of_its_last_step(tmp_path):
     """Nobody knows that the epoch is over until its batches are asked for one more."""
-
-    def batches():
-        yield X, Y
-
     first, resumed = trainer_of(), trainer_of()
-    first.fit(batches(), epochs=1, max_steps=1)
+    first.fit(Batches(), epochs=1, max_steps=3)
+    assert (first.epoch, first.batch) == (0, 3)
     mlpkit.save_state(first, tmp_path / "state")
     mlpkit.restore_state(resumed, tmp_path / "state")
-    (_, row) = resumed.fit(batches(), epochs=1).rows
+    (_, row) = resumed.fit(Batches(), epochs=1).rows
     assert row["lr"] == [0.02] * 2

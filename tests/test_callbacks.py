@@ -41,11 +41,14 @@ class Recorder(mlpkit.Callback):
 class Scripted(mlpkit.Callback):
     """Puts figures of the test's choice into the rows, for the callbacks after it."""
 
-    def __init__(self, values):
-        self.values = values
+    def __init__(self, values, column="val_loss"):
+        self.values, self.column = values, column
+
+    def on_fit_begin(self, trainer):
+        trainer.columns.append(self.column)
 
     def on_epoch_end(self, trainer, row):
-        row["val_loss"] = self.values[row["epoch"] - 1]
+        row[self.column] = self.values[row["epoch"] - 1]
 
 
 class Snapshots(mlpkit.Callback):
@@ -138,13 +141,10 @@ def test_early_stopping_keeps_the_best_epoch_of_each_member():
 
 
 def test_early_stopping_takes_a_high_accuracy_for_a_good_one():
-    class Accuracy(mlpkit.Callback):
-        def on_epoch_end(self, trainer, row):
-            row["val_accuracy"] = [0.5, 0.9, 0.6, 0.7, 0.8][row["epoch"] - 1]
-
     twin = Snapshots()
     fit([twin], epochs=2)
-    stopped = fit([Accuracy(), mlpkit.EarlyStopping("val_accuracy", patience=3)], epochs=9)
+    accuracies = Scripted([0.5, 0.9, 0.6, 0.7, 0.8], "val_accuracy")
+    stopped = fit([accuracies, mlpkit.EarlyStopping("val_accuracy", patience=3)], epochs=9)
     assert stopped.epoch == 5
     assert_array_equal(host(stopped), twin.params[1])
 
@@ -221,6 +221,19 @@ def test_progress_shows_the_mean_and_the_range_of_the_members():
     losses = fit([mlpkit.Progress(stream)], epochs=1, members=3).history["loss"][0]
     mean, low, high = np.mean(losses), min(losses), max(losses)
     assert f"loss {mean:.4g} [{low:.4g}, {high:.4g}]" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        ([1.0, np.nan, 3.0, np.inf], "2 [1, 3]"),
+        ([np.nan, 0.25], "0.25"),
+        ([np.nan, np.nan], "nan [nan, nan]"),
+        (np.nan, "nan"),
+    ],
+)
+def test_progress_shows_the_members_that_have_not_diverged(losses, text):
+    assert progress.show(losses) == text
 
 
 @pytest.mark.parametrize(("refresh", "looks"), [(1e9, 0), (-1.0, 6)])

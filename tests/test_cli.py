@@ -89,6 +89,18 @@ def test_train_chooses_a_folder_by_the_time(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
+@pytest.mark.parametrize(
+    ("options", "lr"),
+    [
+        (["sgd"], 0.1), (["adam"], 1e-3), (["adamw"], 1e-3), (["rmsprop"], 1e-3),
+        (["adagrad"], 1e-2), (["lion"], 3e-4), (["muon"], 2e-2), (["sgd", "--lr", 0.25], 0.25),
+    ],
+)  # fmt: skip
+def test_each_optimizer_has_a_learning_rate_of_its_own(options, lr):
+    train("--run", "here", "--hidden", "4", "--optimizer", *options)
+    assert json.loads(Path("here/result.json").read_text())["settings"]["lr"] == lr
+
+
 def test_members_are_trained_together():
     output = train("--members", 3, "--run", "here", "--hidden", "16").stdout
     assert "each of 3 members" in output
@@ -246,6 +258,11 @@ def test_files_that_will_not_do_end_in_one_line(run, tmp_path, arguments, messag
     places["missing"] = tmp_path / "missing"
     result = mlpkit_(*(argument.format(**places) for argument in arguments), code=1)
     assert_one_line(result, message)
+
+
+def test_a_lesson_with_targets_of_another_size_ends_in_one_line():
+    result = mlpkit_("lesson", "--sizes", "2,3", "--x", "1,2", "--target", "1,2", code=1)
+    assert_one_line(result, r"targets have shape \(1, 2\), expected \(1, 3\)$")
 
 
 @pytest.mark.parametrize(("argument", "code"), [("info", 0), ("--help", 0), ("trian", 2)])

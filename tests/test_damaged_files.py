@@ -140,6 +140,7 @@ HOSTILE = {
     "negative batch": ("state", put("progress", "batch", value=-1)),
     "batch without losses": ("state", put("progress", "batch", value=2)),
     "epoch a string": ("state", put("progress", "epoch", value="3")),
+    "form a list": ("state", put("progress", "form", value=["samples", 30])),
     "history a number": ("state", put("progress", "history", value=5)),
 }
 

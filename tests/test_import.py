@@ -12,13 +12,13 @@ OPTIONAL = (
 
 PUBLIC = """
     Activation Adagrad Adam AdamW Backend BackendUnavailableError BatchNorm BinaryCrossEntropy
-    BinaryFocal Callback Checkpoint ClipNorm ClipValue Context Dense Dropout ELU EarlyStopping
-    Focal GELU GELUTanh HalfSquaredError History Huber Identity JSONLinesLog L1 L2 LBFGS Layer
-    LayerNorm LeakyReLU Lion Loss MLP MaxNorm MeanAbsoluteError MeanSquaredError MovingAverage
-    Muon NAdam Network Optimizer Penalty Progress RMSprop ReLU ReduceOnPlateau Residual SGD SiLU
-    Sigmoid SoftTargets Softmax SoftmaxCrossEntropy Softplus Tanh Trainer Update
-    available_backends check_gradients data get_backend lesson load metrics restore_state save
-    save_state schedules
+    BinaryFocal Callback Checkpoint ClipNorm ClipValue Constraint Context Dense Dropout ELU
+    EarlyStopping Focal GELU GELUTanh HalfSquaredError History Huber Identity JSONLinesLog L1 L2
+    LBFGS Layer LayerNorm LeakyReLU Lion Loss MLP MaxNorm MeanAbsoluteError MeanSquaredError
+    MovingAverage Muon NAdam Network Optimizer Penalty Progress RMSprop ReLU ReduceOnPlateau
+    Residual SGD SiLU Sigmoid SoftTargets Softmax SoftmaxCrossEntropy Softplus Tanh Trainer
+    Update available_backends check_gradients data get_backend lesson load metrics restore_state
+    save save_state schedules
 """
 
 

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_array_equal, assert_equal
 
 import mlpkit
 
@@ -53,6 +53,14 @@ def trainer_of():
     return mlpkit.Trainer(network, optimizer=optimizer, metrics=["accuracy"], average=0.8)
 
 
+def remembering():
+    """Callbacks to which no epoch is good enough: one halves the rate, one stops after three."""
+    return [
+        mlpkit.ReduceOnPlateau("loss", factor=0.5, patience=0, threshold=0.9),
+        mlpkit.EarlyStopping("val_loss", patience=2, min_delta=9.0),
+    ]
+
+
 def fit(trainer, *callbacks, epochs=EPOCHS):
     rng = np.random.default_rng(4)
     x, y = rng.standard_normal((40, 4)), rng.integers(0, 3, 40)
@@ -97,15 +105,43 @@ def test_a_training_interrupted_and_restored_is_one_that_was_not(tmp_path, at):
         assert_array_equal(again.state()[name], array)
 
 
-@pytest.mark.parametrize("at", [3, STEPS, STEPS + 2])
-def test_without_a_checkpoint_the_same_call_goes_on(at):
+@pytest.mark.parametrize("at", [3, STEPS, STEPS + 2, 2 * STEPS])
+@pytest.mark.parametrize("callbacks", [list, remembering])
+def test_without_a_checkpoint_the_same_call_goes_on(at, callbacks):
     whole, broken = trainer_of(), trainer_of()
-    fit(whole)
+    fit(whole, *callbacks())
     said = f"^interrupted after {at} steps; the same call of fit goes on from there$"
+    again = [*callbacks(), PressAfter(at)]
     with pytest.raises(KeyboardInterrupt, match=said):
-        fit(broken, PressAfter(at))
+        fit(broken, *again)
     assert broken.steps == at
-    fit(broken, PressAfter(at))
+    fit(broken, *again)
+    assert_same(broken, whole)
+
+
+def test_what_callbacks_remember_is_given_to_new_ones_too():
+    whole, broken, expected, found = trainer_of(), trainer_of(), remembering(), remembering()
+    fit(whole, *expected)
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, *remembering(), PressAfter(6))
+    fit(broken, *found)
+    assert_equal(*([callback.state() for callback in each] for each in (found, expected)))
+    assert_same(broken, whole)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_training_that_stops_early_at_ctrl_c_stays_so(tmp_path, saved):
+    whole, broken, path = trainer_of(), trainer_of(), tmp_path / "state"
+    fit(whole, *remembering(), epochs=9)
+    assert whole.epoch == 3
+    callbacks = [*remembering(), PressAfter(3 * STEPS), *[mlpkit.Checkpoint(path)] * saved]
+    said = "after 12 steps; " + ("the state is in" if saved else "the training was complete")
+    with pytest.raises(KeyboardInterrupt, match=said):
+        fit(broken, *callbacks, epochs=9)
+    if saved:
+        broken = trainer_of()
+        mlpkit.restore_state(broken, path)
+    fit(broken, *callbacks, epochs=9)
     assert_same(broken, whole)
 
 
@@ -169,11 +205,14 @@ def test_callbacks_are_closed_after_ctrl_c():
 
 def test_the_first_callback_that_knows_says_how_to_go_on():
     class Knowing(mlpkit.Callback):
-        def on_interrupt(self, trainer):
+        def on_break(self, trainer, row):
+            assert row is None
             return "ask Ada"
 
+    trainer = trainer_of()
     with pytest.raises(KeyboardInterrupt, match=re.escape("after 2 steps; ask Ada")):
-        fit(trainer_of(), PressAfter(2), Knowing())
+        fit(trainer, PressAfter(2), Knowing())
+    assert trainer.history.rows == []
 
 
 def test_the_handler_is_the_old_one_again(handler):

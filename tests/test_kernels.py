@@ -288,6 +288,19 @@ def test_what_a_rule_leaves_out_is_a_setting_of_0(backend, draw):
     assert np.abs(without - drawn[0]).max() > 0.01
 
 
+def test_a_centred_rmsprop_stays_finite_where_the_gradient_is_constant(backend, dtype, draw):
+    """s - m^2 is 0 there but for rounding, which leads below it, too."""
+    xp, g = backend.xp, backend.asarray(draw(99), getattr(backend.xp, dtype))
+    w, s, m = (xp.zeros_like(g) for _ in range(3))
+    lr, alpha, eps = (backend.asarray(value, xp.float64) for value in (1e-3, 0.9, 1e-8))
+    below = 0
+    for _ in range(400):
+        backend.rmsprop(w, g, s, m, None, lr, alpha, eps)
+        below += int(xp.sum(xp.astype(s < m * m, xp.int64)))
+    assert below > 0
+    assert np.isfinite(backend.to_numpy(w)).all()
+
+
 @pytest.mark.parametrize("name", OVERRIDING)
 @given(k=members, n=sizes, d=sizes, dtype=dtypes, rows=st.booleans(), seed=seeds)
 def test_gather_rows(name, k, n, d, dtype, rows, seed):

@@ -3,7 +3,21 @@
 import numpy as np
 import pytest
 
-from mlpkit import LBFGS, MLP, Adam, Trainer, restore_state, save_state
+from mlpkit import (
+    LBFGS,
+    MLP,
+    Adam,
+    ClipNorm,
+    Dense,
+    Dropout,
+    MaxNorm,
+    Network,
+    Residual,
+    Trainer,
+    restore_state,
+    save_state,
+)
+from mlpkit.optimizers.lbfgs import TRIALS
 
 D, C = 4, 3
 
@@ -29,6 +43,60 @@ def test_a_quadratic_ends_at_the_solution_of_its_normal_equations(backend, draw)
         trainer.step(x, y)
     solution, *_ = np.linalg.lstsq(with_ones(x), y, rcond=None)  # (D + 1, C): W above b
     np.testing.assert_allclose(host(trainer), solution.ravel(), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("of_x", "of_y", "steps"), [(1, 1e-5, 3), (1e4, 1, 3), (1e-4, 1, 20), (1, 1e5, 3)]
+)
+def test_least_squares_of_any_scale_end_at_the_solution(draw, of_x, of_y, steps):
+    x, y = of_x * draw(20, D), of_y * draw(20, C)
+    trainer = linear("numpy", "half_squared_error")
+    for _ in range(steps):
+        trainer.step(x, y)
+    solution, *_ = np.linalg.lstsq(with_ones(x), y, rcond=None)
+    found = host(trainer).reshape(D + 1, C)
+    for part in (slice(D), slice(D, None)):  # W and b, which differ in size
+        scale = np.abs(solution[part]).max()
+        np.testing.assert_allclose(found[part], solution[part], rtol=0, atol=1e-6 * scale)
+
+
+def test_at_the_minimum_the_loss_stays_and_few_points_are_tried(backend, draw, monkeypatch):
+    x, y = draw(20, D), draw(20, C)
+    trainer = linear(backend, "half_squared_error", members=2)
+    *_, least = (backend.to_numpy(trainer.step(x, y)) for _ in range(4))
+    net, passes = trainer.network, []
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    for _ in range(5):
+        np.testing.assert_allclose(backend.to_numpy(trainer.step(x, y)), least, rtol=1e-14)
+    assert len(passes) < 5 * 2 * LBFGS().max_iter
+
+
+def test_where_the_trials_run_out_the_longest_way_down_is_gone(backend):
+    """The member far away doubles its step until the end; the other one arrives at once."""
+    net = MLP([1, 1], init=0.0, members=2, backend=backend, dtype="float64")
+    trainer = Trainer(net, "mean_absolute_error", LBFGS(max_iter=1))
+    targets = np.array([1e12, 1.0]).reshape(2, 1, 1)
+    trainer.step(np.zeros((2, 1, 1)), targets)
+    np.testing.assert_array_equal(host(trainer), [[0, 2.0 ** (TRIALS - 1)], [0, 1]])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_points_that_are_tried_leave_no_trace(backend, draw, accumulate):
+    """The statistics and the count of passes are those of the first pass alone."""
+    x, y, loss = draw(12, D), draw(12, C), "mean_squared_error"
+    net, plain = (
+        MLP([D, 6, C], "tanh", norm="batch", members=2, backend=backend, dtype="float64")
+        for _ in range(2)
+    )
+    trainer = Trainer(net, loss, LBFGS(max_iter=4), accumulate=accumulate)
+    once = Trainer(plain, loss, accumulate=accumulate)
+    for step in range(1, 4):
+        plain.params[...] = net.params
+        once.gradients(x, y)
+        trainer.step(x, y)
+        np.testing.assert_array_equal(*map(backend.to_numpy, (net.buffers, plain.buffers)))
+        assert int(net.passes) == int(plain.passes) == step * accumulate
 
 
 def test_logistic_regression_ends_where_newtons_method_does(backend, draw):
@@ -84,13 +152,16 @@ def test_a_member_whose_loss_is_not_finite_holds_up_no_other(draw):
     np.testing.assert_allclose(host(trainer)[1], solution.ravel(), atol=1e-4)
 
 
-def test_dropout_has_one_mask_a_step_and_another_in_the_next(draw):
-    net = MLP([D, 8, 1], dropout=0.5, dtype="float64")
-    trainer = Trainer(net, "mean_squared_error", LBFGS(max_iter=3))
-    x, y = draw(12, D), draw(12, 1)
-    for step in range(3):
-        trainer.step(x, y)
-        assert int(net.passes) == step + 1
+@pytest.mark.parametrize("layer", [Dropout(0.1), Residual((Dense(D, D), Dropout(0.1)))], ids=str)
+def test_dropout_is_refused(layer):
+    with pytest.raises(ValueError, match="LBFGS compares losses: it needs a network without"):
+        Trainer(Network([layer, Dense(D, C)]), optimizer=LBFGS())
+
+
+@pytest.mark.parametrize("constraint", [ClipNorm(1.0), MaxNorm(1.0)])
+def test_constraints_are_refused(constraint):
+    with pytest.raises(ValueError, match=rf"LBFGS goes down .*{type(constraint).__name__}"):
+        Trainer(MLP([D, C]), optimizer=LBFGS(), constraints=[constraint])
 
 
 def test_mini_batches_are_refused(draw):
@@ -103,7 +174,7 @@ def test_mini_batches_are_refused(draw):
     with pytest.raises(ValueError, match="LBFGS needs all data in one batch"):
         trainer.fit([(x, y)], epochs=1)
     history = trainer.fit(x, y, 3, batch_size=None)
-    assert sorted(history["loss"], reverse=True) == history["loss"]
+    assert history["loss"][2] < history["loss"][0]
 
 
 def test_a_step_without_a_way_to_evaluate_is_refused(draw):

@@ -221,7 +221,8 @@ def test_several_samples_with_labels_and_what_is_held():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_network_of_your_own_with_any_loss(loss):
-    options = ("--sizes", "2,3,3", "--x", "0.5,1", "--target", "0.2,0.3,0.5", "--loss", loss)
+    target = "2,-1,0.5" if loss == "soft_targets" else "0.2,0.3,0.5"  # scores, or shares
+    options = ("--sizes", "2,3,3", "--x", "0.5,1", "--target", target, "--loss", loss)
     assert command(*options).stdout.startswith(f"21 parameters, {loss}, learning rate 0.1\n")
 
 

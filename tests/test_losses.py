@@ -14,7 +14,7 @@ from mlpkit import (
     SoftmaxCrossEntropy,
     SoftTargets,
 )
-from mlpkit.losses import KINDS
+from mlpkit.losses import KINDS, Loss
 
 N, C, K = 6, 4, 3
 EPS = 0.15
@@ -264,6 +264,41 @@ def test_shared_targets_are_the_targets_of_each_member(backend, dtype, draw, nam
     want = evaluate(backend, loss, scores, *stacked, dtype)
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("stack", [(), (K,)])
+@EVERY_LOSS
+def test_the_mean_of_parts_by_their_mass_is_that_of_the_whole(backend, draw, name, stack, weighted):
+    loss, kind, _ = LOSSES[name]
+    scores, targets = draw(*stack, N, C), of_kind(kind, draw, N)
+    weights = np.abs(draw(*stack, N)) if weighted else None
+    total = mass = 0
+    for rows in (slice(0, 1), slice(1, 3), slice(3, N)):
+        part = None if weights is None else weights[..., rows]
+        s, t = scores[..., rows, :], targets[rows]
+        value, _ = evaluate(backend, loss, s, t, part)
+        own = loss.fit_targets(backend, t, s.shape, backend.xp.float64)
+        found = loss.mass(backend, own, None if part is None else backend.asarray(part))
+        count = backend.to_numpy(backend.asarray(found))
+        total, mass = total + count * value, mass + count
+    want, _ = evaluate(backend, loss, scores, targets, weights)
+    np.testing.assert_allclose(total / mass, want, rtol=1e-13)
+
+
+def test_a_loss_goes_by_the_name_of_its_class_or_by_its_own():
+    class LogCosh(Loss):
+        pass
+
+    class Named(LogCosh):
+        name = "another"
+
+    assert (LogCosh.name, Named.name) == ("log_cosh", "another")
+    names = [kind.name for kind in KINDS]
+    assert names == [
+        "softmax_cross_entropy", "focal", "binary_cross_entropy", "binary_focal", "soft_targets",
+        "mean_squared_error", "half_squared_error", "mean_absolute_error", "huber",
+    ]  # fmt: skip
 
 
 @EVERY_LOSS

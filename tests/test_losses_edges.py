@@ -5,6 +5,7 @@ import pytest
 
 from mlpkit import (
     MLP,
+    SGD,
     BinaryCrossEntropy,
     BinaryFocal,
     Focal,
@@ -188,7 +189,7 @@ def test_two_classes_are_one_output_with_the_difference_of_their_scores(backend,
     two = np.hstack([np.zeros((N, 1)), s])
     for many, one, factor in (
         (SoftmaxCrossEntropy(class_weights=(1, 1)), BinaryCrossEntropy(), 1),
-        (Focal(1.5, class_weights=(0.3, 0.7)), BinaryFocal(1.5, 0.7), 1),
+        (Focal(1.5, alpha=(0.3, 0.7)), BinaryFocal(1.5, 0.7), 1),
         (Focal(2), BinaryFocal(2, 0.5), 2),
     ):
         want = evaluate(backend, many, two, labels)
@@ -248,6 +249,58 @@ def test_value_and_gradient_are_those_of_pytorch(draw):
             value, gradient = evaluate(backend, loss, scores, targets)
             np.testing.assert_allclose(value, want.item(), rtol=1e-12, err_msg=str(loss))
             np.testing.assert_allclose(gradient, s.grad.numpy(), atol=1e-12, err_msg=str(loss))
+
+
+# ---- parts of a whole ----------------------------------------------------------------------------
+
+WITH_CLASS_WEIGHTS = pytest.mark.parametrize(
+    "loss",
+    [
+        SoftmaxCrossEntropy(0.1, class_weights=(0.5, 2.0, 1.0, 30.0)),
+        SoftmaxCrossEntropy(class_weights=(0.5, 2.0, 0.0, 30.0)),
+    ],
+    ids=["smoothed", "one class left out"],
+)
+EVERY_SHAPE = pytest.mark.parametrize(
+    ("members", "weighted"), [(None, False), (None, True), (K, False), (K, True)]
+)
+
+
+def linear(backend, loss, members, **settings):
+    network = MLP([3, C], members=members, backend=backend, dtype="float64")
+    return Trainer(network, loss, **settings)
+
+
+def unequal_parts(draw, members, weighted):
+    """Inputs, labels in order, so that parts differ in their classes, and perhaps weights."""
+    stack = () if members is None else (members,)
+    weights = np.abs(draw(*stack, 12)) if weighted else None
+    return draw(12, 3), np.sort(draw(12, below=C)), weights
+
+
+@EVERY_SHAPE
+@WITH_CLASS_WEIGHTS
+def test_class_weights_count_in_the_parts_of_a_batch(backend, draw, loss, members, weighted):
+    batch = unequal_parts(draw, members, weighted)
+    found = []
+    for accumulate in (1, 5, 12):
+        trainer = linear(backend, loss, members, accumulate=accumulate)
+        value = backend.to_numpy(trainer.gradients(*batch))
+        found.append((value, backend.to_numpy(trainer.network.grads)))
+    for value, grads in found[1:]:
+        np.testing.assert_allclose(value, found[0][0], rtol=1e-13)
+        np.testing.assert_allclose(grads, found[0][1], rtol=1e-12, atol=1e-15)
+
+
+@EVERY_SHAPE
+@WITH_CLASS_WEIGHTS
+def test_class_weights_count_in_the_batches_of_an_epoch(backend, draw, loss, members, weighted):
+    """At a rate of 0 nothing changes, and the epoch's loss is that of the evaluation."""
+    x, labels, weights = unequal_parts(draw, members, weighted)
+    trainer = linear(backend, loss, members, optimizer=SGD(0.0))
+    (row,) = trainer.fit(x, labels, 1, 5, weights=weights)
+    want = trainer.evaluate(x, labels, weights)["loss"]
+    np.testing.assert_allclose(row["loss"], want, rtol=1e-13)
 
 
 # ---- scores far out ------------------------------------------------------------------------------
@@ -334,8 +387,8 @@ MISFITS = {
         SoftmaxCrossEntropy(class_weights=(1, 2)), (N, C), np.zeros(N, int),
         "got 2 class_weights, 4 classes",
     ),
-    "focal class weights": (
-        Focal(class_weights=(1, 2)), (N, C), np.zeros(N, int), "got 2 class_weights, 4 classes"
+    "focal alpha": (
+        Focal(alpha=(1, 2)), (N, C), np.zeros(N, int), "got 2 alpha, 4 classes"
     ),
     "positive weights": (
         BinaryCrossEntropy((1, 2)), (N, C), np.zeros((N, C)), "got 2 positive_weights, 4 classes"
@@ -360,6 +413,7 @@ BAD_VALUES = {
     "infinite": (Huber(), np.full((N, C), np.inf), "targets hold NaN or infinite values"),
     "label": (Focal(), np.full(N, C), r"labels lie in \[4, 4\], but 4 outputs take .* \[0, 3\]"),
     "negative label": (SoftmaxCrossEntropy(), np.arange(N) // 2 - 1, r"labels lie in \[-1, 1\]"),
+    "probabilities": (SoftTargets(), np.eye(C)[[0, 1, 2, 3, 0, 1]], "are probabilities, expected"),
     "shares": (Focal(), np.full((N, C), 0.5), r"focal: target distributions must .* sum to 1"),
 }
 
@@ -369,6 +423,13 @@ def test_target_values_without_meaning_are_refused(backend, loss, targets, messa
     targets = loss.fit_targets(backend, targets, (N, C), backend.xp.float64)
     with pytest.raises(ValueError, match=message):
         loss.check_values(backend.xp, targets, C)
+
+
+def test_scores_that_are_positive_or_sum_to_1_are_no_probabilities(backend, draw):
+    drawn = draw(N, C)
+    for targets in (np.abs(drawn), drawn - drawn.mean(axis=-1, keepdims=True) + 1 / C):
+        own = SoftTargets().fit_targets(backend, targets, (N, C), backend.xp.float64)
+        SoftTargets().check_values(backend.xp, own, C)
 
 
 @pytest.mark.parametrize("shape", [(N + 1,), (N, 1), (1,), (2, N), (N, K)], ids=str)
@@ -390,18 +451,8 @@ BAD_SETTINGS = [
         r"class_weights\[1\] must lie in",
     ),
     (SoftmaxCrossEntropy, {"class_weights": ()}, ValueError, "class_weights is empty"),
-    (
-        Focal,
-        {"class_weights": 2.0},
-        TypeError,
-        r"class_weights are a list, one per class, got 2\.0",
-    ),
-    (
-        Focal,
-        {"class_weights": (1, np.nan)},
-        ValueError,
-        r"class_weights\[1\] must lie in \[0, inf\)",
-    ),
+    (Focal, {"alpha": 2.0}, TypeError, r"alpha are a list, one per class, got 2\.0"),
+    (Focal, {"alpha": (1, np.nan)}, ValueError, r"alpha\[1\] must lie in \[0, inf\)"),
     (Focal, {"gamma": -1}, ValueError, r"Focal: gamma must lie in \[0, inf\), got -1"),
     (BinaryFocal, {"gamma": (1, -1)}, ValueError, r"BinaryFocal: gamma\[1\] must lie in"),
     (BinaryFocal, {"alpha": 1.0}, ValueError, r"BinaryFocal: alpha must lie in \[0, 1\), got 1"),

@@ -91,9 +91,9 @@ def network(backend, dtype, k=None, dropout=DROPOUT, activation="tanh", multilab
                backend=backend, dtype=dtype, seed=seed, multilabel=multilabel)  # fmt: skip
 
 
-def train(net, loss, rule, x, targets, penalties=()):
+def train(net, loss, rule, x, targets, **more):
     """The losses (S,) or (S, K) of a few steps, and the parameters, on the host."""
-    trainer = Trainer(net, loss, rule, penalties=penalties)
+    trainer = Trainer(net, loss, rule, **more)
     losses = [net.backend.to_numpy(trainer.step(*b)) for b in zip(x, targets, strict=True)]
     return np.array(losses), net.backend.to_numpy(net.params)
 
@@ -110,12 +110,14 @@ def test_together_is_one_by_one(backend, dtype, draw, rule, batch):
         pytest.skip("differences of gradients have too few digits in float32")
     stack = () if batch == "shared batch" else (K,)
     x, labels = draw(STEPS, *stack, N, D), draw(STEPS, *stack, N, below=C)
-    loss = SoftmaxCrossEntropy((0.0, 0.1, 0.3, 0.5))
-    losses, params = train(network(backend, dtype), loss, rule, x, labels)
+    loss, dropout = SoftmaxCrossEntropy((0.0, 0.1, 0.3, 0.5)), DROPOUT
+    if rule.full_batch:
+        dropout = 0.0
+    losses, params = train(network(backend, dtype, None, dropout), loss, rule, x, labels)
     assert losses.shape == (STEPS, K)
     for k in range(K):
         of_k = (x[:, k], labels[:, k]) if stack else (x, labels)
-        alone = network(backend, dtype, k), of_member(k, loss), of_member(k, rule)
+        alone = network(backend, dtype, k, dropout), of_member(k, loss), of_member(k, rule)
         losses_k, params_k = train(*alone, *of_k)
         assert_close(losses[:, k], losses_k, dtype)
         assert_close(params[k], params_k, dtype)
@@ -126,16 +128,22 @@ LAYERS = {
     "batch norm": [Dense(D, 7, bias=False), BatchNorm(7), Tanh(), Dense(7, C)],
     "residual": [
         Dense(D, 7, "tanh"),
-        Residual((LayerNorm(7), Dense(7, 7, "silu"), Dropout(DROPOUT))),
+        Residual((LayerNorm(7), Dense(7, 7, "silu"))),
         Dense(7, C),
     ],
+    "dropout": [Dense(D, 7, "tanh"), Residual((Dense(7, 7), Dropout(DROPOUT))), Dense(7, C)],
 }
+LAYERS_AND_RULES = [
+    (layers, rule)
+    for layers in LAYERS
+    for rule in ("nadam", "muon", "lbfgs")
+    if (layers, rule) != ("dropout", "lbfgs")
+]
 
 
-@pytest.mark.parametrize("rule", ["nadam", "muon", "lbfgs"])
-@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize(("layers", "rule"), LAYERS_AND_RULES)
 def test_together_is_one_by_one_for_every_kind_of_layer(backend, draw, layers, rule):
-    rule = RULES[rule]
+    layers, rule = LAYERS[layers], RULES[rule]
 
     def built(k=None):
         of_k = layers if k is None else [of_member(k, layer) for layer in layers]
@@ -183,16 +191,31 @@ def test_together_is_one_by_one_for_every_loss(backend, draw, loss):
         assert_close(params[k], params_k, "float64")
 
 
-@pytest.mark.parametrize("penalty", [L1, L2, MaxNorm, ClipValue, ClipNorm])
-def test_together_is_one_by_one_for_every_penalty(backend, draw, penalty):
-    penalty, rule = penalty((0.001, 0.02, 0.3, 1.0)), RULES["adam"]
-    x, labels, loss = draw(STEPS, N, D), draw(STEPS, N, below=C), SoftmaxCrossEntropy()
+LIMITS = (0.001, 0.02, 0.3, 1.0)
+TERMS = {
+    "l1": {"penalties": [L1(LIMITS)]},
+    "l2": {"penalties": [L2(LIMITS)]},
+    "clip value": {"constraints": [ClipValue(LIMITS)]},
+    "clip norm": {"constraints": [ClipNorm(LIMITS)]},
+    "max norm": {"constraints": [MaxNorm(LIMITS)]},
+    "all": {
+        "penalties": [L1(LIMITS), L2(LIMITS[::-1])],
+        "constraints": [ClipNorm(LIMITS), ClipValue(0.1), MaxNorm(LIMITS[::-1])],
+    },
+}
+
+
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+def test_together_is_one_by_one_with_penalties_and_constraints(backend, draw, terms):
+    x, labels = draw(STEPS, N, D), draw(STEPS, N, below=C)
+    loss, rule = SoftmaxCrossEntropy(), RULES["adam"]
     free = train(network(backend, "float64"), loss, rule, x, labels)[1]
-    losses, params = train(network(backend, "float64"), loss, rule, x, labels, [penalty])
+    losses, params = train(network(backend, "float64"), loss, rule, x, labels, **terms)
     assert np.abs(params - free).max() > 1e-3
     for k in range(K):
-        alone = network(backend, "float64", k), loss, of_member(k, rule), x, labels
-        losses_k, params_k = train(*alone, [of_member(k, penalty)])
+        alone = network(backend, "float64", k), loss, of_member(k, rule)
+        of_k = {name: [of_member(k, term) for term in listed] for name, listed in terms.items()}
+        losses_k, params_k = train(*alone, x, labels, **of_k)
         assert_close(losses[:, k], losses_k, "float64")
         assert_close(params[k], params_k, "float64")
 

@@ -118,6 +118,16 @@ def test_a_metric_without_a_name_of_its_own_is_refused(metric):
         mlpkit.Trainer(linear(WEIGHTS, "numpy"), metrics=[metric])
 
 
+def top_5(network, scores, targets):
+    return network.backend.xp.min(scores)
+
+
+@pytest.mark.parametrize("metric", ["top_5", top_k(5), top_5], ids=["name", "the same", "own"])
+def test_two_metrics_of_one_name_are_refused(metric):
+    with pytest.raises(ValueError, match=r"two metrics have one name: \['top_5'\]"):
+        mlpkit.Trainer(linear(WEIGHTS, "numpy"), metrics=["top_5", "accuracy", metric])
+
+
 # ---- every metric against plain NumPy ----------------------------------------------------------
 
 PER_CLASS = ["precision", "recall", "f1"]

@@ -17,6 +17,9 @@ class Scripted(mlpkit.Callback):
     def __init__(self, values, column="val_loss"):
         self.values, self.column = values, column
 
+    def on_fit_begin(self, trainer):
+        trainer.columns.append(self.column)
+
     def on_epoch_end(self, trainer, row):
         row[self.column] = self.values[row["epoch"] - 1]
 

@@ -98,3 +98,39 @@ def test_the_next_items_are_made_while_one_is_used():
 def test_the_items_are_made_on_one_other_thread():
     names = list(prefetch(threading.current_thread().name for _ in range(4)))
     assert names == ["mlpkit prefetch"] * 4
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_closing_lets_a_thread_go_that_waits_for_room(ahead):
+    """Here with an error, which nobody will see."""
+    full = threading.Event()
+
+    def items():
+        yield from range(ahead + 1)
+        full.set()
+        raise BrokenDiskError("bad block")
+
+    ahead_of = prefetch(items(), ahead)
+    assert next(ahead_of) == 0
+    assert full.wait(timeout=60)
+    ahead_of.close()
+    assert threads() == []
+
+
+def test_closing_leaves_a_source_behind_that_is_stalled(monkeypatch):
+    monkeypatch.setattr("mlpkit.prefetch.PATIENCE", 2)
+    released = threading.Event()
+
+    def items():
+        yield 1
+        released.wait(timeout=60)
+        yield 2
+
+    ahead_of = prefetch(items())
+    assert next(ahead_of) == 1
+    (stalled,) = threads()
+    ahead_of.close()
+    assert stalled.is_alive()
+    released.set()
+    stalled.join(timeout=60)
+    assert threads() == []

@@ -7,11 +7,16 @@ from small_training import fit, host, trainer_of
 
 import mlpkit
 
+# Other settings, and what is said of the first that differs.
 CHANGES = {
-    "network": {"dropout": 0.1},
-    "loss": {"loss": mlpkit.SoftmaxCrossEntropy(label_smoothing=0.1)},
-    "optimizer": {"lr": 0.04},
-    "seed": {"seed": 1},
+    "network": ({"dropout": 0.1}, r"network layers 1 rate: 0\.3, this trainer has 0\.1"),
+    "loss": (
+        {"loss": mlpkit.SoftmaxCrossEntropy(label_smoothing=0.1)},
+        r"loss label_smoothing: 0\.0, this trainer has 0\.1",
+    ),
+    "optimizer": ({"lr": 0.04}, r"optimizer lr rate: 0\.05, this trainer has 0\.04"),
+    "seed": ({"seed": 1}, "seed: 0, this trainer has 1"),
+    "several": ({"loss": "focal", "seed": 1}, "loss type: 'SoftmaxCrossEntropy', .* 'Focal'"),
 }
 
 
@@ -62,12 +67,12 @@ def test_a_training_that_had_stopped_stays_so(tmp_path):
     assert_array_equal(host(resumed.network), host(whole.network))
 
 
-@pytest.mark.parametrize("part", CHANGES)
-def test_a_training_with_other_settings_is_refused(tmp_path, part):
+@pytest.mark.parametrize(("options", "difference"), CHANGES.values(), ids=CHANGES)
+def test_a_training_with_other_settings_is_refused(tmp_path, options, difference):
     fit(trainer_of(), tmp_path / "state")
-    other = trainer_of(**CHANGES[part])
+    other = trainer_of(**options)
     before = host(other.network)
-    with pytest.raises(ValueError, match=rf"is of a training with another {part}: "):
+    with pytest.raises(ValueError, match=f"is of a training with another {difference}$"):
         mlpkit.restore_state(other, tmp_path / "state")
     assert_array_equal(host(other.network), before)
     assert (other.epoch, other.history.rows, other.restored) == (0, [], None)
@@ -115,6 +120,18 @@ def test_a_fit_that_is_refused_leaves_the_restored_state_for_the_next(tmp_path):
     resumed.fit(x, y, 4, callbacks=[remembering])
     assert remembering.seen == 4
     assert resumed.epoch == 4
+
+
+def test_a_state_that_is_saved_before_the_fit_has_what_callbacks_remember(tmp_path):
+    x, y = np.eye(4), [0, 1, 2, 0]
+    first, second = trainer_of(), trainer_of()
+    first.fit(x, y, 2, callbacks=[Remembering(), mlpkit.Checkpoint(tmp_path / "state")])
+    mlpkit.restore_state(second, tmp_path / "state")
+    mlpkit.save_state(second, tmp_path / "copy")
+    resumed, remembering = trainer_of(), Remembering()
+    mlpkit.restore_state(resumed, tmp_path / "copy")
+    resumed.fit(x, y, 4, callbacks=[remembering])
+    assert remembering.seen == 4
 
 
 def test_a_checkpoint_before_a_callback_with_a_state_is_refused(tmp_path):
@@ -180,3 +197,38 @@ def test_weights_sampling_and_parts_of_batches_are_resumed_exactly(tmp_path):
     assert second.history["loss"][-1] == whole.history["loss"][-1]
     assert_array_equal(host(second.network), host(whole.network))
     assert_array_equal(host(second.average.network()), host(whole.average.network()))
+
+
+OTHER_DATA = [
+    ((np.eye(4), [0, 1, 2, 0]), {"batch_size": 3}),
+    ((np.eye(4), [0, 1, 2, 0]), {"batch_size": 2, "sampling": "balanced"}),
+    ((np.eye(4)[:3], [0, 1, 2]), {"batch_size": 2}),
+    (([(np.eye(4), [0, 1, 2, 0])],), {}),
+]
+
+
+@pytest.mark.parametrize(("data", "options"), OTHER_DATA)
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_epoch_goes_on_with_batches_like_those_it_began_with(tmp_path, data, options, saved):
+    x, y = np.eye(4), [0, 1, 2, 0]
+    whole, cut = trainer_of(), trainer_of()
+    whole.fit(x, y, 2, 2)
+    cut.fit(x, y, 2, 2, max_steps=1)
+    if saved:
+        mlpkit.save_state(cut, tmp_path / "state")
+        cut = trainer_of()
+        mlpkit.restore_state(cut, tmp_path / "state")
+    begun = r"begun with {'samples': 4, 'batch_size': 2, 'sampling': False}, and cannot go on with"
+    with pytest.raises(ValueError, match=begun):
+        cut.fit(*data, epochs=2, **options)
+    assert cut.steps == 1
+    cut.fit(x, y, 2, 2)
+    assert_array_equal(host(cut.network), host(whole.network))
+
+
+@pytest.mark.parametrize(("data", "options"), OTHER_DATA)
+def test_the_next_epoch_may_have_other_batches(data, options):
+    trainer = trainer_of()
+    trainer.fit(np.eye(4), [0, 1, 2, 0], 1, 2)
+    trainer.fit(*data, epochs=2, **options)
+    assert trainer.epoch == 2

@@ -31,7 +31,7 @@ RULES = [
 ]
 WITH_SETTINGS = [
     mlpkit.SoftmaxCrossEntropy(0.1, class_weights=(1, 2, 3)),
-    mlpkit.Focal(1.5, class_weights=(1, 2, 3)),
+    mlpkit.Focal(1.5, alpha=(1, 2, 3)),
     mlpkit.BinaryCrossEntropy((1, 2, 3)),
 ]
 BLOCK = [mlpkit.LayerNorm(5), mlpkit.Dense(5, 5), mlpkit.ReLU(), mlpkit.Dropout(0.2)]
@@ -40,7 +40,8 @@ LAYERS = {
     "layer norm": [mlpkit.Dense(6, 5), mlpkit.LayerNorm(5), mlpkit.GELU()],
     "residual": [mlpkit.Dense(6, 5), mlpkit.Residual(tuple(BLOCK))],
 }
-PENALTIES = [mlpkit.L1(0.01), mlpkit.L2(0.1), mlpkit.ClipValue(0.5), mlpkit.ClipNorm(0.1)]
+PENALTIES = [mlpkit.L1(0.01), mlpkit.L2(0.1)]
+CONSTRAINTS = [mlpkit.ClipValue(0.5), mlpkit.ClipNorm(0.1), mlpkit.MaxNorm(0.5)]
 
 # name: what a training has that another one has not
 CASES = (
@@ -49,12 +50,13 @@ CASES = (
     | {f"rule {type(rule).__name__}": {"optimizer": rule} for rule in RULES}
     | {name: {"layers": layers} for name, layers in LAYERS.items()}
     | {f"penalty {type(p).__name__}": {"penalties": [p]} for p in PENALTIES}
+    | {f"constraint {type(c).__name__}": {"constraints": [c]} for c in CONSTRAINTS}
     | {
-        "penalty MaxNorm": {"penalties": [mlpkit.MaxNorm(0.5)]},
-        "all penalties": {"penalties": [*PENALTIES, mlpkit.MaxNorm(0.5)]},
+        "all of both": {"penalties": PENALTIES, "constraints": CONSTRAINTS},
         "weights": {"weighted": True},
         "accumulate": {"accumulate": 3},
         "accumulate, weights": {"accumulate": 3, "weighted": True},
+        "accumulate, class weights": {"accumulate": 3, "loss": WITH_SETTINGS[0]},
         "average": {"average": 0.9, "layers": LAYERS["batch norm"]},
     }
 )

@@ -310,7 +310,7 @@ def compare(net, optimizer, loss, clip=None):
     # weights that differ by a rounding lead PyTorch itself as far apart.
     rtol = 1e-5 if rule.full_batch and loss == "mae" else 1e-9
     model = twin(net)
-    trainer = Trainer(net, own_loss, rule, penalties=[ClipNorm(clip)] if clip else [])
+    trainer = Trainer(net, own_loss, rule, constraints=[ClipNorm(clip)] if clip else [])
     values = [float(trainer.step(*batch)) for batch in zip(x, targets, strict=True)]
     updates = torch_optimizer(model.parameters())
     wanted = train_torch(model, torch_loss, updates, x, targets, clip)

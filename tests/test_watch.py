@@ -1,5 +1,6 @@
 """What is better, of a figure that callbacks watch."""
 
+import numpy as np
 import pytest
 
 import mlpkit
@@ -34,6 +35,18 @@ def test_a_metric_of_ones_own_needs_a_mode(kind):
     with pytest.raises(ValueError, match="say what is better for 'val_profit': mode='min' or"):
         kind("val_profit")
     kind("val_profit", mode="max")
+
+
+@pytest.mark.parametrize("kind", [mlpkit.EarlyStopping, mlpkit.ReduceOnPlateau])
+@pytest.mark.parametrize("column", ["val_loss", "val_f1", "accuracy", "average_loss"])
+def test_a_column_that_will_not_be_there_is_refused_before_the_first_step(kind, column):
+    trainer = mlpkit.Trainer(mlpkit.MLP([4, 3]), metrics=["accuracy"], average=0.9)
+    there = r"\['epoch', 'loss', 'lr', .*\]; val_ columns need validation data$"
+    with pytest.raises(ValueError, match=f"{kind.__name__} watches '{column}', .* gives {there}"):
+        trainer.fit(np.eye(4), [0, 1, 2, 0], callbacks=[kind(column)])
+    assert trainer.steps == 0
+    data = np.eye(4), [0, 1, 2, 0]
+    trainer.fit(*data, validation=data, callbacks=[kind("val_average_accuracy")])
 
 
 def test_a_figure_is_one_for_each_member():

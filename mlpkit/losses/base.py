@@ -21,7 +21,7 @@ class Loss:
 
     def __init_subclass__(cls) -> None:
         if "name" not in vars(cls):
-            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     def hyper(self) -> dict[str, PerMember]:
         """The settings that are a number or one number per member."""
