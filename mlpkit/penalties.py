@@ -1,5 +1,6 @@
 """What is added to a loss, with its gradient: the size of the weights, not of the biases."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from mlpkit.settings import PerMember, assign, check_kinds, number
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(ABC):
     """A frozen dataclass with one setting.
 
     Parameters
@@ -27,9 +28,9 @@ class Penalty:
         """The settings that are a number or one number per member."""
         return {"strength": self.strength}
 
+    @abstractmethod
     def of(self, xp: Any, w: Array) -> tuple[Array, Array]:
         """What the elements of a weight W count, and their derivatives, both like w (..., D, H)."""
-        raise NotImplementedError
 
     def add(self, network: Network) -> Array:
         """Add the gradient to `network.grads`; what is added to the loss, () or (K,)."""

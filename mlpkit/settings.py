@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from mlpkit.backends.names import look_up
 
 PerMember = float | Sequence[float]
-Kind = TypeVar("Kind")
 
 
 def number(name: str, value: Any, low: float = 0.0, below: float = math.inf) -> PerMember:
@@ -65,8 +64,8 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_kinds(
-    name: str, things: Any, kind: type[Kind], example: str, members: int | None
-) -> tuple[Kind, ...]:
+    name: str, things: Any, kind: type, example: str, members: int | None
+) -> tuple[Any, ...]:
     """A list of things of one kind, all of which go with the members, as a tuple."""
     if not isinstance(things, Iterable):
         raise TypeError(f"{name} is a list such as [{example}], got {things!r}")
@@ -74,7 +73,7 @@ def check_kinds(
     for thing in checked:
         if not isinstance(thing, kind):
             raise TypeError(f"expected a {kind.__name__} such as {example}, got {thing!r}")
-        check_members(type(thing).__name__, thing.hyper(), members)  # type: ignore[attr-defined]
+        check_members(type(thing).__name__, thing.hyper(), members)
     return checked
 
 

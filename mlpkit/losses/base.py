@@ -62,7 +62,7 @@ class Loss:
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         """The loss of each sample (..., N), and its derivative (..., N, C)."""
-        raise NotImplementedError
+        raise NotImplementedError  # but for a loss that gives its own mean, as SoftmaxCrossEntropy
 
     def fit_targets(
         self, backend: Backend, targets: Any, shape: tuple[int, ...], dtype: DType
