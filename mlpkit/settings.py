@@ -64,7 +64,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_kinds(
-    name: str, things: Any, kind: type, example: str, members: int | None
+    name: str, things: Any, kind: type[Any], example: str, members: int | None
 ) -> tuple[Any, ...]:
     """A list of things of one kind, all of which go with the members, as a tuple."""
     if not isinstance(things, Iterable):
