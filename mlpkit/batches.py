@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpkit.backends import Array, Backend
+from mlpkit.losses import sample_axis
 from mlpkit.network import Network
 from mlpkit.prefetch import prefetch
 from mlpkit.random import Purpose, drawn, make_key, shuffled
@@ -22,8 +23,8 @@ class Batch(NamedTuple):
 
     def part(self, backend: Backend, start: int, stop: int) -> "Batch":
         """The samples from `start` up to `stop`."""
-        labels = backend.xp.isdtype(self.targets.dtype, "integral")
-        of_targets = self.targets[..., start:stop] if labels else self.targets[..., start:stop, :]
+        behind = () if sample_axis(backend.xp, self.targets) == -1 else (slice(None),)
+        of_targets = self.targets[(..., slice(start, stop), *behind)]
         weights = None if self.weights is None else self.weights[..., start:stop]
         return Batch(self.x[..., start:stop, :], of_targets, weights)
 
@@ -90,7 +91,7 @@ class ArrayBatches:
             inputs = (network.rows(network.place(part)) for part in ahead)
         else:
             inputs = (network.rows(x, _slice(order, i, self.batch_size, n)) for i in starts)
-        axis = -1 if xp.isdtype(targets.dtype, "integral") else -2  # of the samples
+        axis = sample_axis(xp, targets)
         for i, part in zip(starts, inputs, strict=True):
             rows = _slice(order, i, self.batch_size, n)
             yield Batch(

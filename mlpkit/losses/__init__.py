@@ -7,6 +7,7 @@ from mlpkit.backends.names import look_up
 from mlpkit.losses.base import Loss as Loss
 from mlpkit.losses.base import check_weights as check_weights
 from mlpkit.losses.base import fit_weights as fit_weights
+from mlpkit.losses.base import sample_axis as sample_axis
 from mlpkit.losses.classification import BinaryCrossEntropy as BinaryCrossEntropy
 from mlpkit.losses.classification import BinaryFocal as BinaryFocal
 from mlpkit.losses.classification import Focal as Focal

@@ -57,8 +57,9 @@ class Loss:
 
         The targets and the weights are as `fit_targets` and `fit_weights` leave them.
         """
-        rows = -1 if backend.xp.isdtype(targets.dtype, "integral") else -2
-        return int(targets.shape[rows]) if weights is None else backend.xp.sum(weights, axis=-1)
+        if weights is None:
+            return int(targets.shape[sample_axis(backend.xp, targets)])
+        return backend.xp.sum(weights, axis=-1)
 
     def each(self, backend: Backend, scores: Array, targets: Array) -> tuple[Array, Array]:
         """The loss of each sample (..., N), and its derivative (..., N, C)."""
@@ -84,6 +85,11 @@ class Loss:
         """Raise ValueError for target values the loss has no meaning for.  Reads the device."""
         if xp.isdtype(targets.dtype, "real floating") and not bool(xp.all(xp.isfinite(targets))):
             raise ValueError("targets hold NaN or infinite values")
+
+
+def sample_axis(xp: Any, targets: Array) -> int:
+    """The axis of the samples in targets that fit: -1 of labels (..., N), -2 of (..., N, C)."""
+    return -1 if xp.isdtype(targets.dtype, "integral") else -2
 
 
 def fit_weights(backend: Backend, weights: Any, shape: tuple[int, ...], dtype: DType) -> Array:
