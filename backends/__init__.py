@@ -8,8 +8,11 @@ callable without arguments that returns a `Backend`.
 if __name__ != "mlpkit.backends":
     raise ImportError("this folder is mlpkit.backends; run pip install -e . and import that")
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,21 @@ from mlpkit.backends.names import unknown_name
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-BUILTIN = {"numpy": NumPyBackend, "cupy": CuPyBackend}
+
+def _numpy() -> Backend:
+    """NumPy, with compiled kernels where Numba is installed."""
+    if find_spec("numba") is None:
+        return NumPyBackend()
+    try:
+        from mlpkit.backends.compiled import CompiledBackend
+    except ImportError as error:  # as where NumPy is newer than Numba knows
+        text = f"numba is installed, but cannot be used ({error}): kernels are plain NumPy"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return NumPyBackend()
+    return CompiledBackend()
+
+
+BUILTIN: dict[str, Callable[[], Backend]] = {"numpy": _numpy, "cupy": CuPyBackend}
 
 
 def get_backend(name: Any = "numpy") -> Backend:

@@ -10,7 +10,7 @@ Every kernel works on the last two axes.  One network has parameters (P,), weigh
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,12 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 class Activation(Protocol):
-    """What the kernels need of an activation: its value and its vector-Jacobian product."""
+    """What the kernels need of an activation: its value and its vector-Jacobian product.
+
+    `kernel` names what a backend may compute by a kernel of its own: "relu", or "" for nothing.
+    """
+
+    kernel: ClassVar[str]
 
     def value(self, xp: Namespace, z: Array) -> Array: ...
     def gradient(self, xp: Namespace, dy: Array, z: Array, y: Array) -> Array: ...

@@ -14,6 +14,11 @@ class NumPyBackend(Backend):
     def __init__(self) -> None:
         super().__init__(np, "numpy")
 
+    def asarray(self, values: Any, dtype: DType | None = None) -> Array:
+        if type(values) is np.ndarray and values.dtype.kind in "biuf":
+            return values if dtype is None else values.astype(dtype, copy=False)
+        return super().asarray(values, dtype)
+
     def to_numpy(self, array: Array) -> Array:
         return np.array(array)
 
@@ -26,11 +31,10 @@ class NumPyBackend(Backend):
         out: Array | None = None,
     ) -> Array:
         a, b = self._rounded(a), self._rounded(b)
-        return np.matmul(
-            a.mT if transpose_a else a,
-            b.mT if transpose_b else b,
-            out=out,
-        )
+        a, b = a.mT if transpose_a else a, b.mT if transpose_b else b
+        if a.shape[-1] == 1 and len(b) == 1:  # of one sample: `matmul` has no fast way for it
+            return np.multiply(a, b, out=out)
+        return np.matmul(a, b, out=out)
 
     def bias_activation(
         self, z: Array, bias: Array | None, activation: Activation
@@ -84,18 +88,20 @@ class NumPyBackend(Backend):
             params *= (1 - lr * weight_decay).astype(dtype)
         elif weight_decay is not None:
             g = g + weight_decay.astype(dtype) * params
-        scratch = (1 - beta1).astype(dtype) * g
-        mean *= beta1.astype(dtype)
+        # Two passes fewer than the formula has: m += (1 - beta1)(g - m), and the root of 1 - beta2^t
+        # is multiplied into the rate and eps, which are one number each.
+        root = np.sqrt(1 - beta2**t)
+        scratch = g - mean
+        scratch *= (1 - beta1).astype(dtype)
         mean += scratch
         np.multiply(g, g, out=scratch)
         scratch *= (1 - beta2).astype(dtype)
         square *= beta2.astype(dtype)
         square += scratch
         np.sqrt(square, out=scratch)
-        scratch /= np.sqrt(1 - beta2**t).astype(dtype)
-        scratch += eps.astype(dtype)
+        scratch += (eps * root).astype(dtype)
         np.divide(mean, scratch, out=scratch)
-        scratch *= (lr / (1 - beta1**t)).astype(dtype)
+        scratch *= (lr * root / (1 - beta1**t)).astype(dtype)
         params -= scratch
 
     def gather_rows(

@@ -153,17 +153,14 @@ class Updates:
 
         `mu_product` M is (1,) or (K, 1) in float64, at first 1.
         """
-        xp, t = self.xp, step + 1
-        mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
-        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
-        mu_product[...] = mu_product * mu
+        xp = self.xp
+        rate_g, rate_m = self._nadam_rates(mu_product, lr, beta1, momentum_decay, step)
         g = self._with_penalty(params, grads, weight_decay)
         self._moments(mean, square, g, beta1, beta2)
-        of_g = self._as(params, lr * (1 - mu) / (1 - mu_product))
-        of_m = self._as(params, lr * mu_next / (1 - mu_product * mu_next))
-        root = self._as(params, xp.sqrt(1 - beta2**t))
+        root = self._as(params, xp.sqrt(1 - beta2 ** (step + 1)))
         below = xp.sqrt(square) / root + self._as(params, eps)
-        params[...] = params - (of_g * g + of_m * mean) / below
+        up = self._as(params, rate_g) * g + self._as(params, rate_m) * mean
+        params[...] = params - up / below
 
     def lion(
         self,
@@ -184,6 +181,17 @@ class Updates:
         self._shrink(params, lr, weight_decay)
         params[...] = params - self._as(params, lr) * self.xp.sign(mixed)
         mean[...] = self._as(params, beta2) * mean + self._as(params, 1 - beta2) * grads
+
+    def _nadam_rates(
+        self, mu_product: Array, lr: Array, beta1: Array, momentum_decay: Array, step: Array
+    ) -> tuple[Array, Array]:
+        """The rates of g and of m, float64 (1,) or (K, 1); M becomes M mu_t."""
+        t = step + 1
+        mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+        mu_next = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+        mu_product[...] = mu_product * mu
+        rate_g = lr * (1 - mu) / (1 - mu_product)
+        return rate_g, lr * mu_next / (1 - mu_product * mu_next)
 
     # ---- what the rules have in common ---------------------------------------------------------
 

@@ -24,8 +24,11 @@ class Activation(Layer):
 
     name: ClassVar[str] = "activation"
     init: ClassVar[str] = "glorot_uniform"  # what init="auto" gives the weights before it
+    kernel: ClassVar[str] = ""  # see `backends.base.Activation`; a subclass does not inherit it
 
     def __init_subclass__(cls) -> None:
+        if "kernel" not in vars(cls):
+            cls.kernel = ""
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()
 
@@ -117,6 +120,8 @@ class Rectifier(Activation):
 
 class ReLU(Rectifier):
     """g(z) = max(z, 0); the derivative at 0 is taken as 0, as in PyTorch.  NaN stays NaN."""
+
+    kernel: ClassVar[str] = "relu"
 
     def value(self, xp: Namespace, z: Array) -> Array:
         return xp.maximum(z, xp.zeros((), dtype=z.dtype))

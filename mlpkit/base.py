@@ -36,6 +36,11 @@ class Context:
     passes: Array
     inner: tuple["Context", ...] = ()
 
+    @property
+    def trained(self) -> bool:
+        """Whether the layer, or one that it is made of, has parameters."""
+        return bool(self.params) or any(context.trained for context in self.inner)
+
 
 @dataclass(frozen=True)
 class Layer(ABC):

@@ -6,8 +6,12 @@ import platform
 from importlib.util import find_spec
 
 import mlpkit
+from mlpkit.backends.cpu import NumPyBackend
 
-PACKAGES = ("numpy", "array-api-compat", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "torch")
+PACKAGES = (
+    "numpy", "numba", "tbb", "array-api-compat", "safetensors",
+    "cupy-cuda12x", "cupy-cuda13x", "torch",
+)  # fmt: skip
 
 
 def describe() -> dict[str, str]:
@@ -25,7 +29,7 @@ def describe() -> dict[str, str]:
             report[package] = "not installed"
     for name, reason in mlpkit.available_backends().items():
         report[f"backend {name}"] = reason or "works"
-    return report | _devices() | _thread_pools()
+    return report | _devices() | _policy() | _thread_pools()
 
 
 def _devices() -> dict[str, str]:
@@ -40,6 +44,15 @@ def _devices() -> dict[str, str]:
     except Exception as error:  # a report must not fail on what it reports
         return {"CUDA": str(error)}
     return {f"CUDA device {i}": name for i, name in enumerate(names)}
+
+
+def _policy() -> dict[str, str]:
+    """How the CPU's kernels share the cores."""
+    if type(mlpkit.get_backend("numpy")) is NumPyBackend:
+        return {"threads": "plain NumPy; matrix products on the pool of the BLAS"}
+    from mlpkit.backends.threads import THREADS
+
+    return {"threads": str(THREADS)}
 
 
 def _thread_pools() -> dict[str, str]:

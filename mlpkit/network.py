@@ -232,7 +232,7 @@ class Network:
         """
         xp = self.backend.xp
         x = self.backend.asarray(x)
-        floats = xp.isdtype(x.dtype, "real floating")
+        floats = x.dtype == self.dtype or xp.isdtype(x.dtype, "real floating")
         self.check_input(tuple(x.shape), x.dtype, floats or x.dtype == xp.uint8)
         return xp.astype(x, self.dtype, copy=False) if floats else x
 

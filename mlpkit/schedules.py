@@ -106,6 +106,9 @@ def half_cosine(xp: Namespace, share: Array) -> Array:
 class constant(Schedule):
     """The same rate at every step."""
 
+    def __call__(self, backend: Backend, step: Array, run: Array | None) -> Array:
+        return backend.constant(self.rate, backend.xp.float64, ndim=2)
+
     def profile(self, backend: Backend, step: Array, run: Array | None) -> Array:
         return backend.xp.ones_like(step)
 

@@ -80,7 +80,7 @@ def chain(
     for layer, context in zip(layers, contexts, strict=True):
         x, backward = layer.forward(context, x, train)
         backwards.append(backward)
-    first = next((i for i, layer in enumerate(layers) if has_parameters(layer)), len(layers))
+    first = next((i for i, context in enumerate(contexts) if context.trained), len(layers))
 
     def chain_backward(dy: Array, need_dx: bool) -> Array | None:
         for index in reversed(range(0 if need_dx else first, len(layers))):

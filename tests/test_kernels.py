@@ -24,7 +24,7 @@ dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.mark.parametrize("kind", [NumPyBackend, CuPyBackend])
+@pytest.mark.parametrize("kind", [NumPyBackend, CuPyBackend, type(get_backend("numpy"))])
 def test_an_override_has_the_signature_of_the_generic_kernel(kind):
     overrides = [name for name in vars(kind) if not name.startswith("_")]
     assert overrides

@@ -21,7 +21,7 @@ class OneClass(Loss):
         self, backend: Backend, targets: Any, shape: tuple[int, ...], dtype: DType
     ) -> Array:
         xp, targets = backend.xp, backend.asarray(targets)
-        labels = not xp.isdtype(targets.dtype, "real floating")
+        labels = targets.dtype == xp.int64 or not xp.isdtype(targets.dtype, "real floating")
         given, wanted = tuple(targets.shape), tuple(shape)
         if given not in ((wanted[:-1], wanted[-2:-1]) if labels else (wanted, wanted[-2:])):
             raise ValueError(

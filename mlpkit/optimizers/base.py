@@ -16,13 +16,14 @@ Evaluate = Callable[[], Array]
 class Update(NamedTuple):
     """What a rule needs for one update of `network.params` from `network.grads`.
 
-    memory is what the rule remembers; lr () or (K, 1) and step () are float64, and the first update
-    has step 0; `rate` is the rate of another schedule at this step; for loss and evaluate see
-    `OptimizerState.step`.
+    memory is what the rule remembers, constants its settings on the device; lr () or (K, 1) and
+    step () are float64, and the first update has step 0; `rate` is the rate of another schedule at
+    this step; for loss and evaluate see `OptimizerState.step`.
     """
 
     network: Network
     memory: dict[str, Array]
+    constants: dict[str, Array | None]
     lr: Array
     step: Array
     rate: Callable[[Schedule], Array]
@@ -95,6 +96,8 @@ class OptimizerState:
         self.rule = rule
         self.network = network
         self.memory = rule.memory(network)
+        self._schedule = rule.schedule
+        self._constants = rule.constants(network.backend)
         self.count = xp.zeros((), dtype=xp.int64)
         self.scale = xp.ones((network.members, 1) if network.members else (), dtype=xp.float64)
         self.lr = xp.zeros_like(self.scale)
@@ -122,6 +125,7 @@ class OptimizerState:
         def rate(schedule: Schedule) -> Array:
             return self.scale * schedule(network.backend, step, self.run_steps)
 
-        self.lr[...] = rate(self.rule.schedule)
-        self.rule.update(Update(network, self.memory, self.lr, step, rate, loss, evaluate))
+        self.lr[...] = rate(self._schedule)
+        known = self.memory, self._constants, self.lr, step
+        self.rule.update(Update(network, *known, rate, loss, evaluate))
         self.count[...] = self.count + 1

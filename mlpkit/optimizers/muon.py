@@ -96,6 +96,8 @@ class Muon(Optimizer):
 
         # The other rule takes all of the flat vector, and what it did to the weights is undone.
         rest = {name: array for name, array in on.memory.items() if name != "momentum"}
-        self.rest.update(on._replace(memory=rest, lr=on.rate(self.rest.schedule)))
+        constants = self.rest.constants(network.backend)
+        lr = on.rate(self.rest.schedule)
+        self.rest.update(on._replace(memory=rest, constants=constants, lr=lr))
         for W, after in zip(weights, moved, strict=True):
             W[...] = after

@@ -44,10 +44,10 @@ class SGD(Optimizer):
         return {} if self.momentum == 0 else zeros(network, "velocity")
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         velocity = on.memory.get("velocity")
         network.backend.sgd(
-            network.params, network.grads, velocity, on.lr, nesterov=self.nesterov, **constants
+            network.params, network.grads, velocity, on.lr, nesterov=self.nesterov, **on.constants
         )
 
 
@@ -89,11 +89,11 @@ class RMSprop(Optimizer):
         return zeros(network, "square", *mean, *velocity)
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         mean, velocity = on.memory.get("mean"), on.memory.get("velocity")
         square = on.memory["square"]
         network.backend.rmsprop(
-            network.params, network.grads, square, mean, velocity, on.lr, **constants
+            network.params, network.grads, square, mean, velocity, on.lr, **on.constants
         )
 
 
@@ -129,10 +129,10 @@ class Adagrad(Optimizer):
         return memory
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         total = on.memory["total"]
         network.backend.adagrad(
-            network.params, network.grads, total, on.lr, step=on.step, **constants
+            network.params, network.grads, total, on.lr, step=on.step, **on.constants
         )
 
 
@@ -170,7 +170,7 @@ class Adam(Optimizer):
         return zeros(network, "mean", "square")
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         network.backend.adam(
             network.params,
             network.grads,
@@ -179,7 +179,7 @@ class Adam(Optimizer):
             on.lr,
             step=on.step,
             decoupled=self.decoupled,
-            **constants,
+            **on.constants,
         )
 
 
@@ -218,9 +218,9 @@ class NAdam(Adam):
         return super().memory(network) | {"mu_product": product}
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         network.backend.nadam(
-            network.params, network.grads, **on.memory, lr=on.lr, step=on.step, **constants
+            network.params, network.grads, **on.memory, lr=on.lr, step=on.step, **on.constants
         )
 
 
@@ -252,9 +252,9 @@ class Lion(Optimizer):
         return zeros(network, "mean")
 
     def update(self, on: Update) -> None:
-        network, constants = on.network, self.constants(on.network.backend)
+        network = on.network
         mean = on.memory["mean"]
-        network.backend.lion(network.params, network.grads, mean, on.lr, **constants)
+        network.backend.lion(network.params, network.grads, mean, on.lr, **on.constants)
 
 
 def _betas(betas: Any) -> tuple[PerMember, PerMember]:

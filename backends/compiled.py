@@ -1,0 +1,231 @@
+"""The kernels on NumPy arrays, compiled by Numba: what the extra `fast` brings.
+
+What the compiled kernels do not cover runs as in `NumPyBackend`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mlpkit.backends import cpu_kernels, cpu_updates
+from mlpkit.backends.base import Activation, Array, DType
+from mlpkit.backends.cpu import NumPyBackend
+from mlpkit.backends.product import one_sample, product
+from mlpkit.backends.threads import THREADS
+
+COUNT = THREADS.number
+_BLAS = {} if THREADS.blas is None else THREADS.blas.by_dtype()
+ZERO, ONE, ALIKE = np.zeros(1), np.ones(1), np.ones(0)
+
+
+def _compiled(array: Array) -> bool:
+    """Whether there are kernels for arrays of this dtype."""
+    return array.dtype.char in "fd"
+
+
+def _settings(*values: Array | None) -> Any:
+    """Each as (1,) or (K,); 0 for one that is left out."""
+    return [ZERO if value is None else value.reshape(-1) for value in values]
+
+
+class CompiledBackend(NumPyBackend):
+    """NumPy on the host, with compiled kernels."""
+
+    # ---- forward and backward ----------------------------------------------------------------
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        out: Array | None = None,
+    ) -> Array:
+        blas, c, ndims = _BLAS.get(a.dtype.char), out, a.ndim + b.ndim
+        if blas is None or b.dtype != a.dtype or self.precision or ndims > 6:
+            return super().matmul(a, b, transpose_a, transpose_b, out)
+        if c is None:
+            m, n = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+            shape = (m, n) if ndims == 4 else (len(b if b.ndim == 3 else a), m, n)
+            c = np.empty(shape, a.dtype)
+        if ndims == 4 and len(a) == 1 and not transpose_b:
+            done = one_sample(COUNT, a, b, transpose_a, c)
+        else:
+            done = product(COUNT, blas, a, b, transpose_a, transpose_b, c)
+        return c if done else super().matmul(a, b, transpose_a, transpose_b, out)
+
+    def bias_activation(
+        self, z: Array, bias: Array | None, activation: Activation
+    ) -> tuple[Array, Array]:
+        if bias is None or not _compiled(z):
+            return super().bias_activation(z, bias, activation)
+        if activation.kernel == "relu":
+            y = np.empty_like(z)
+            cpu_kernels.add_bias_relu(COUNT, z, bias, y)
+            return z, y
+        cpu_kernels.add_bias(COUNT, z, bias)
+        return z, activation.value(np, z)
+
+    def bias_activation_gradient(
+        self, dy: Array, z: Array, y: Array, activation: Activation, dbias: Array | None
+    ) -> Array:
+        if dbias is None or not _compiled(y):
+            return super().bias_activation_gradient(dy, z, y, activation, dbias)
+        if activation.kernel == "relu":
+            dz = np.empty_like(y)
+            cpu_kernels.relu_gradient(COUNT, dy, y, dz, dbias)
+            return dz
+        dz = activation.gradient(np, dy, z, y)
+        cpu_kernels.sum_rows(COUNT, dz, dbias)
+        return dz
+
+    def softmax_cross_entropy(
+        self,
+        scores: Array,
+        targets: Array,
+        label_smoothing: Array | None = None,
+        class_weights: Array | None = None,
+        sample_weights: Array | None = None,
+    ) -> tuple[Array, Array]:
+        if targets.dtype.kind != "i" or not _compiled(scores):
+            return super().softmax_cross_entropy(
+                scores, targets, label_smoothing, class_weights, sample_weights
+            )
+        loss, dscores = np.empty(scores.shape[:-2] or 1, scores.dtype), np.empty_like(scores)
+        cpu_kernels.label_cross_entropy(
+            scores,
+            targets,
+            *_settings(label_smoothing),
+            ALIKE if class_weights is None else class_weights,
+            ONE if sample_weights is None else sample_weights,
+            loss,
+            dscores,
+        )
+        return loss.reshape(scores.shape[:-2]), dscores
+
+    # ---- data and random numbers -------------------------------------------------------------
+
+    def gather_rows(
+        self, data: Array, rows: Array | None, dtype: DType, scale: float | None = None
+    ) -> Array:
+        if rows is None or data.dtype.char not in "fdB" or data.ndim > 3:
+            return super().gather_rows(data, rows, dtype, scale)
+        taken = np.empty((*data.shape[:-2], len(rows), data.shape[-1]), dtype)
+        if not cpu_kernels.gather(COUNT, data, rows, 1.0 if scale is None else scale, taken):
+            raise IndexError(f"rows lie in [{rows.min()}, {rows.max()}], of {data.shape[-2]}")
+        return taken
+
+    def random_bits(self, key: Array, step: Array, size: int) -> Array:
+        words = np.empty((*key.shape[:-1], (size + 1) // 2, 2), np.uint32)
+        cpu_kernels.words(COUNT, key, int(step), words)
+        return words.reshape(*key.shape[:-1], -1)[..., :size]
+
+    def dropout_mask(
+        self,
+        shape: tuple[int, ...],
+        key: Array,
+        step: Array,
+        threshold: Array,
+        scale: Array,
+    ) -> Array:
+        mask = np.empty((*key.shape[:-1], shape[0] * shape[1]), scale.dtype)
+        cpu_kernels.mask(COUNT, key, int(step), threshold.reshape(-1), scale.reshape(-1), mask)
+        return mask.reshape(*key.shape[:-1], *shape)
+
+    # ---- updates -----------------------------------------------------------------------------
+
+    def sgd(
+        self,
+        params: Array,
+        grads: Array,
+        velocity: Array | None,
+        lr: Array,
+        momentum: Array | None = None,
+        weight_decay: Array | None = None,
+        nesterov: bool = False,
+    ) -> None:
+        v, has = (params, False) if velocity is None else (velocity, True)
+        settings = _settings(lr, momentum, weight_decay)
+        cpu_updates.sgd(COUNT, params, grads, v, *settings, has, nesterov)
+
+    def rmsprop(
+        self,
+        params: Array,
+        grads: Array,
+        square: Array,
+        mean: Array | None,
+        velocity: Array | None,
+        lr: Array,
+        alpha: Array,
+        eps: Array,
+        momentum: Array | None = None,
+        weight_decay: Array | None = None,
+    ) -> None:
+        m = params if mean is None else mean
+        v = params if velocity is None else velocity
+        settings = _settings(lr, alpha, eps, momentum, weight_decay)
+        has = mean is not None, velocity is not None
+        cpu_updates.rmsprop(COUNT, params, grads, square, m, v, *settings, *has)
+
+    def adagrad(
+        self,
+        params: Array,
+        grads: Array,
+        total: Array,
+        lr: Array,
+        lr_decay: Array,
+        eps: Array,
+        step: Array,
+        weight_decay: Array | None = None,
+    ) -> None:
+        settings = _settings(lr, lr_decay, eps, weight_decay)
+        cpu_updates.adagrad(COUNT, params, grads, total, *settings, float(step))
+
+    def adam(
+        self,
+        params: Array,
+        grads: Array,
+        mean: Array,
+        square: Array,
+        lr: Array,
+        beta1: Array,
+        beta2: Array,
+        eps: Array,
+        step: Array,
+        weight_decay: Array | None = None,
+        decoupled: bool = False,
+    ) -> None:
+        settings = _settings(lr, beta1, beta2, eps, weight_decay)
+        cpu_updates.adam(COUNT, params, grads, mean, square, *settings, float(step), decoupled)
+
+    def nadam(
+        self,
+        params: Array,
+        grads: Array,
+        mean: Array,
+        square: Array,
+        mu_product: Array,
+        lr: Array,
+        beta1: Array,
+        beta2: Array,
+        eps: Array,
+        momentum_decay: Array,
+        step: Array,
+        weight_decay: Array | None = None,
+    ) -> None:
+        rates = self._nadam_rates(mu_product, lr, beta1, momentum_decay, step)
+        settings = _settings(*rates, beta1, beta2, eps, weight_decay)
+        cpu_updates.nadam(COUNT, params, grads, mean, square, *settings, float(step))
+
+    def lion(
+        self,
+        params: Array,
+        grads: Array,
+        mean: Array,
+        lr: Array,
+        beta1: Array,
+        beta2: Array,
+        weight_decay: Array | None = None,
+    ) -> None:
+        settings = _settings(lr, beta1, beta2, weight_decay)
+        cpu_updates.lion(COUNT, params, grads, mean, *settings)

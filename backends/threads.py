@@ -1,0 +1,114 @@
+"""Who may use the cores: one pool of threads, whatever runs.
+
+Two pools in one step fight: the idle threads of each spin while the other works, and a step of a
+millisecond takes ten.  So compiled kernels and matrix products share one pool.  It is TBB's, whose
+idle threads sleep, and where a thread of the pool does not come, the caller does its piece itself:
+a step on a busy machine slows down by the share of the cores that it loses, not by thirty times.
+OpenBLAS computes the pieces of a product, held to one thread meanwhile (`product.py`).
+
+Without TBB, or with another BLAS, the compiled kernels run on the caller's thread, and products on
+the pool of the BLAS, as they do without Numba.
+
+`benchmarks/results/threads_cpu.json` holds what was measured.
+"""
+
+import ctypes
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+
+class Blas(NamedTuple):
+    """Addresses of functions of the OpenBLAS that NumPy uses, for calls from compiled code."""
+
+    sgemm: int
+    dgemm: int
+    get_num_threads: int
+    set_num_threads: int
+
+    def by_dtype(self) -> dict[str, tuple[int, int, int]]:
+        """For the characters of float32 and float64: gemm, and how to get and set the threads."""
+        pool = self.get_num_threads, self.set_num_threads
+        return {"f": (self.sgemm, *pool), "d": (self.dgemm, *pool)}
+
+
+def openblas() -> Blas | None:
+    """NumPy's OpenBLAS, None where it uses another library."""
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    beside = str(Path(np.__file__).parent.parent)
+    of_numpy = [lib for lib in found if lib.filepath.startswith(f"{beside}/numpy")] or found
+    if len(of_numpy) != 1:
+        return None
+    library = ctypes.CDLL(of_numpy[0].filepath)
+    for prefix, suffix in ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""):
+        names = "cblas_sgemm", "cblas_dgemm", "openblas_get_num_threads", "openblas_set_num_threads"
+        try:
+            functions = [getattr(library, prefix + name + suffix) for name in names]
+        except AttributeError:
+            continue
+        return Blas(*(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions))
+    return None
+
+
+def load_tbb() -> bool:
+    """Whether Numba's kernels run on TBB; loads the library of the package `tbb` if need be."""
+    if numba.config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe"):
+        return False  # the user's choice, which holds for the process
+    try:
+        return bool(numba.threading_layer() == "tbb")  # some kernel has begun
+    except ValueError:
+        pass
+    try:  # pip puts it where the loader does not look
+        files = importlib.metadata.files("tbb") or []
+        for file in files:
+            if file.name in ("libtbb.so.12", "tbb12.dll"):
+                ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
+        importlib.import_module("numba.np.ufunc.tbbpool")
+    except (importlib.metadata.PackageNotFoundError, ImportError, OSError):
+        return False
+    return True
+
+
+class Threads(NamedTuple):
+    """How many threads compiled kernels use, and the BLAS whose products run on them, too."""
+
+    number: int
+    blas: Blas | None
+
+    def __str__(self) -> str:
+        if self.blas is None:
+            return "compiled kernels on one, matrix products on the pool of the BLAS"
+        return f"{self.number}, in one pool (TBB) for compiled kernels and matrix products"
+
+
+def find_threads() -> Threads:
+    """The policy on this machine: as many threads as Numba and the BLAS both were set to."""
+    blas = openblas() if load_tbb() else None
+    if blas is None:
+        return Threads(1, None)
+    of_blas: Any = ctypes.CFUNCTYPE(ctypes.c_int)(blas.get_num_threads)
+    return Threads(min(numba.get_num_threads(), of_blas()), blas)
+
+
+THREADS = find_threads()
+
+
+def serial(function: Callable[..., Any]) -> Any:
+    """Compiled; compilations are kept on the disk."""
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+
+
+def parallel(function: Callable[..., Any]) -> Any:
+    """Compiled, its `prange` on the pool where there is one."""
+    pooled = THREADS.number > 1
+    if not pooled:
+        function.__qualname__ += "_on_one_thread"  # the name that the compilation is kept under
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": pooled}
+    return numba.njit(**options)(function)
