@@ -88,8 +88,8 @@ class NumPyBackend(Backend):
             params *= (1 - lr * weight_decay).astype(dtype)
         elif weight_decay is not None:
             g = g + weight_decay.astype(dtype) * params
-        # Two passes fewer than the formula has: m += (1 - beta1)(g - m), and the root of 1 - beta2^t
-        # is multiplied into the rate and eps, which are one number each.
+        # Two passes fewer than the formula has: m += (1 - beta1)(g - m), and the root of
+        # 1 - beta2^t is multiplied into the rate and eps, which are one number each.
         root = np.sqrt(1 - beta2**t)
         scratch = g - mean
         scratch *= (1 - beta1).astype(dtype)

@@ -14,7 +14,7 @@ from mlpkit.backends.threads import parallel, serial
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # as in cblas.h
 BLOCK = 8  # pieces are multiples of so many rows or columns, for the inner loop of the BLAS
 GRAIN = 500_000  # multiplications that are worth a thread of their own
-WEIGHTS = 32_768  # weights that are, for a single sample
+WEIGHTS = 1_000_000  # weights that are, for a single sample
 INTEGER, INT, ADDRESS = ir.IntType(64), ir.IntType(32), ir.IntType(8).as_pointer()
 
 

@@ -9,7 +9,8 @@ OpenBLAS computes the pieces of a product, held to one thread meanwhile (`produc
 Without TBB, or with another BLAS, the compiled kernels run on the caller's thread, and products on
 the pool of the BLAS, as they do without Numba.
 
-`benchmarks/results/threads_cpu.json` holds what was measured.
+`python -m benchmarks.threads` compares the policies, `benchmarks/results/threads_cpu.json` holds
+what it gave.
 """
 
 import ctypes
@@ -21,6 +22,9 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
 class Blas(NamedTuple):
@@ -42,8 +46,8 @@ def openblas() -> Blas | None:
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController().select(internal_api="openblas").lib_controllers
-    beside = str(Path(np.__file__).parent.parent)
-    of_numpy = [lib for lib in found if lib.filepath.startswith(f"{beside}/numpy")] or found
+    beside = str(Path(np.__file__).parent)  # as in numpy.libs, or within numpy
+    of_numpy = [lib for lib in found if lib.filepath.startswith(beside)] or found
     if len(of_numpy) != 1:
         return None
     library = ctypes.CDLL(of_numpy[0].filepath)

@@ -30,7 +30,7 @@ def trained(backend, members=None, seed=0):
 
 def run(script, **environment):
     """What a new process prints."""
-    code = f"import numpy as np, mlpkit\nfrom mlpkit.backends import threads\n{script}"
+    code = f"import numpy as np, mlpkit\n{script}"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
@@ -43,6 +43,7 @@ def run(script, **environment):
     return done.stdout.strip()
 
 
+POLICY = "from mlpkit.backends import threads\n"
 TRAIN = """
 x, y = mlpkit.data.digits(600)
 net = mlpkit.MLP([784, 96, 10], dropout=0.2)
@@ -61,6 +62,11 @@ def test_a_numba_that_cannot_be_imported_is_reported_and_done_without(monkeypatc
     with pytest.warns(RuntimeWarning, match="plain NumPy"):
         backend = mlpkit.backends._numpy()
     assert type(backend) is NumPyBackend
+
+
+def test_numba_that_is_told_not_to_compile_is_done_without():
+    script = "print(type(mlpkit.get_backend('numpy')).__name__)"
+    assert run(script, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore") == "NumPyBackend"
 
 
 @pytest.mark.parametrize("members", [None, 3])
@@ -157,11 +163,12 @@ assert count() == before
 @pooled
 @pytest.mark.parametrize("name", ["OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_the_usual_settings_of_threads_count(name):
-    assert run("print(threads.THREADS.number)", **{name: "1"}) == "1"
+    assert run(POLICY + "print(threads.THREADS.number)", **{name: "1"}) == "1"
 
 
 def test_without_tbb_kernels_run_on_one_thread_and_agree():
-    script = f"print(threads.THREADS)\n{TRAIN}print(net.params.astype(np.float64).tobytes().hex())"
+    params = "print(net.params.astype(np.float64).tobytes().hex())"
+    script = f"{POLICY}print(threads.THREADS)\n{TRAIN}{params}"
     policy, params = run(script, NUMBA_THREADING_LAYER="workqueue").split("\n")
     assert policy.startswith("compiled kernels on one")
     other = np.frombuffer(bytes.fromhex(params))

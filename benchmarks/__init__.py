@@ -1,0 +1,1 @@
+"""Measurements: the suite for pytest-benchmark, and mlpkit beside its peers."""

@@ -1,0 +1,108 @@
+"""Jobs that look at whole trainings, processes and installations."""
+
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench, Cell, Rows, cell, void
+from benchmarks.jobs.table import Table, table
+from benchmarks.process import WorkerError
+from benchmarks.size import megabytes, milliseconds
+from benchmarks.workload import MAX_EPOCHS, TARGET
+
+Run = dict[str, Any]  # what `benchmarks.worker.Server.train` gives
+
+
+def accuracy(bench: Bench) -> dict[str, Table]:
+    """Seconds to the target, evaluated after each epoch; a repeat is a seed.
+
+    Cold is a process from its start to its end; first the same, but once, with the caches of its
+    compilers empty; warm is one training more in a process that has trained before.
+    """
+    seeds, epochs = (range(2), 1) if bench.settings.quick else (range(5), MAX_EPOCHS)
+    first: Rows = {}
+    cold: Rows = {}
+    warm: Rows = {}
+
+    def train(name: str, seed: int) -> Run:
+        return bench.ask(name, "train", seed=seed, max_epochs=epochs)
+
+    def train_cold(name: str, seed: int, caches: Path | None = None) -> Run:
+        start = time.perf_counter()
+        worker = bench.worker(name, caches)
+        try:
+            run = worker.ask("train", seed=seed, max_epochs=epochs)
+        finally:
+            worker.stop()
+        return run | {"seconds": time.perf_counter() - start}
+
+    for name in bench.settings.names:
+        try:
+            bench.check(name)
+            with tempfile.TemporaryDirectory() as caches:
+                first[name] = of_seeds([train_cold(name, 0, Path(caches))])
+            cold[name] = of_seeds([train_cold(name, seed) for seed in seeds])
+            bench.ask(name, "train", seed=0, max_epochs=1)
+            warm[name] = of_seeds([train(name, seed) for seed in seeds])
+        except WorkerError as error:
+            for rows in (first, cold, warm):
+                rows.setdefault(name, void(error))
+    bench.close()
+    return {
+        "Adam": table(
+            f"seconds to {TARGET:.0%} test accuracy", {"first": first, "cold": cold, "warm": warm}
+        )
+    }
+
+
+def of_seeds(runs: list[Run]) -> Cell:
+    """With the seeds that missed the target, whose seconds are those of all epochs."""
+    missed = [seed for seed, run in enumerate(runs) if run["accuracy"] < TARGET]
+    figures = {key: [run[key] for run in runs] for key in ("epochs", "accuracy")}
+    return cell([run["seconds"] for run in runs], **figures, missed=missed)
+
+
+def memory(bench: Bench) -> dict[str, Table]:
+    """Peak resident MB of a first epoch, compilation included, beyond library and data.
+
+    A repeat is a process.  On a GPU this is the host's memory alone.
+    """
+
+    def peak(name: str) -> float:
+        worker = bench.worker(name)
+        try:
+            return float(worker.ask("memory")["megabytes"])
+        finally:
+            worker.stop()
+
+    rows: Rows = {}
+    for name in bench.settings.names:
+        try:
+            bench.check(name)
+            rows[name] = cell([peak(name) for _ in range(bench.settings.repeats)])
+        except WorkerError as error:
+            rows[name] = void(error)
+    bench.close()
+    return {"memory": table("MB above library and data", {"MB": rows})}
+
+
+def size(bench: Bench) -> dict[str, Table]:
+    """MB installed with all that is needed, and ms to import."""
+    disk: Rows = {}
+    start: Rows = {}
+    for name in bench.settings.names:
+        about = bench.about[name]
+        if "void" in about:
+            disk[name] = start[name] = void(about["void"])
+            continue
+        try:
+            disk[name] = cell([megabytes(about["requirement"])])
+        except (PackageNotFoundError, ValueError) as error:
+            disk[name] = void(error)
+        start[name] = cell([milliseconds(about["imports"]) for _ in range(bench.settings.repeats)])
+    return {
+        "disk": table("MB installed", {"MB": disk}),
+        "import": table("ms to import", {"ms": start}),
+    }
