@@ -3,6 +3,8 @@
 What the compiled kernels do not cover runs as in `NumPyBackend`.
 """
 
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,31 @@ from mlpkit.backends.threads import THREADS
 
 COUNT = THREADS.number
 _BLAS = {} if THREADS.blas is None else THREADS.blas.by_dtype()
+WITH_MEMBERS = {(2, 2), (2, 3), (3, 2), (3, 3)}  # axes of the operands, with members or without
 ZERO, ONE, ALIKE = np.zeros(1), np.ones(1), np.ones(0)
 
 
-def _compiled(array: Array) -> bool:
-    """Whether there are kernels for arrays of this dtype."""
-    return array.dtype.char in "fd"
+class _Turn:
+    """One product at a time, of all threads of the program: each has all of the pool."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):  # a child has no thread that would let go of it
+            os.register_at_fork(after_in_child=lambda: setattr(self, "lock", threading.Lock()))
+
+
+TURN = _Turn()
+
+
+def _suits(array: Array) -> bool:
+    """Whether there are kernels for arrays of this dtype, and with these axes."""
+    return bool(array.dtype.char in "fd" and array.ndim in (2, 3))
+
+
+def _suits_bias(bias: Array, z: Array) -> bool:
+    """Whether bias is (H,) for z (N, H), or (K, 1, H) for (K, N, H)."""
+    own = z.shape[-1:] if z.ndim == 2 else (len(z), 1, z.shape[-1])
+    return bool(bias.dtype == z.dtype and bias.shape == own)
 
 
 def _settings(*values: Array | None) -> Any:
@@ -41,23 +62,27 @@ class CompiledBackend(NumPyBackend):
         transpose_b: bool = False,
         out: Array | None = None,
     ) -> Array:
-        blas, c, ndims = _BLAS.get(a.dtype.char), out, a.ndim + b.ndim
-        if blas is None or b.dtype != a.dtype or self.precision or ndims > 6:
+        blas, c, ndims = _BLAS.get(a.dtype.char), out, (a.ndim, b.ndim)
+        other = b.dtype != a.dtype or (c is not None and (c.dtype != a.dtype or c.ndim > 3))
+        # Matrices that lie in another way would be compiled for, which takes longer than it gains.
+        known = ndims in WITH_MEMBERS and (ndims != (2, 2) or (a.flags.carray and b.flags.carray))
+        if blas is None or self.precision or other or not known:
             return super().matmul(a, b, transpose_a, transpose_b, out)
         if c is None:
             m, n = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
-            shape = (m, n) if ndims == 4 else (len(b if b.ndim == 3 else a), m, n)
+            shape = (m, n) if ndims == (2, 2) else (len(b if b.ndim == 3 else a), m, n)
             c = np.empty(shape, a.dtype)
-        if ndims == 4 and len(a) == 1 and not transpose_b:
+        if ndims == (2, 2) and c.ndim == 2 and len(a) == 1 and not transpose_b:
             done = one_sample(COUNT, a, b, transpose_a, c)
         else:
-            done = product(COUNT, blas, a, b, transpose_a, transpose_b, c)
+            with TURN.lock:
+                done = product(COUNT, blas, a, b, transpose_a, transpose_b, c)
         return c if done else super().matmul(a, b, transpose_a, transpose_b, out)
 
     def bias_activation(
         self, z: Array, bias: Array | None, activation: Activation
     ) -> tuple[Array, Array]:
-        if bias is None or not _compiled(z):
+        if bias is None or not _suits(z) or not _suits_bias(bias, z):
             return super().bias_activation(z, bias, activation)
         if activation.kernel == "relu":
             y = np.empty_like(z)
@@ -69,7 +94,8 @@ class CompiledBackend(NumPyBackend):
     def bias_activation_gradient(
         self, dy: Array, z: Array, y: Array, activation: Activation, dbias: Array | None
     ) -> Array:
-        if dbias is None or not _compiled(y):
+        alike = dy.dtype == y.dtype and dy.shape == y.shape
+        if dbias is None or not alike or not _suits(y) or not _suits_bias(dbias, y):
             return super().bias_activation_gradient(dy, z, y, activation, dbias)
         if activation.kernel == "relu":
             dz = np.empty_like(y)
@@ -87,7 +113,9 @@ class CompiledBackend(NumPyBackend):
         class_weights: Array | None = None,
         sample_weights: Array | None = None,
     ) -> tuple[Array, Array]:
-        if targets.dtype.kind != "i" or not _compiled(scores):
+        per_sample = (targets, *([] if sample_weights is None else [sample_weights]))
+        fit = all(a.shape in (scores.shape[:-1], scores.shape[-2:-1]) for a in per_sample)
+        if targets.dtype.kind != "i" or not _suits(scores) or not fit or 0 in scores.shape:
             return super().softmax_cross_entropy(
                 scores, targets, label_smoothing, class_weights, sample_weights
             )

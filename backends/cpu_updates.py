@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import prange
 
-from mlpkit.backends.cpu_kernels import GRAIN, count_parts
+from mlpkit.backends.cpu_kernels import GRAIN, count_parts, of_member
 from mlpkit.backends.threads import parallel, serial
 
 
@@ -32,12 +32,6 @@ def _piece(vectors: Any, i: int, parts: int) -> Any:
     return vectors[i // parts, first:last]
 
 
-@serial
-def _of(setting: Any, row: int) -> Any:
-    """A setting of one row."""
-    return setting[row % len(setting)]
-
-
 # ---- gradient descent ----------------------------------------------------------------------------
 
 
@@ -49,7 +43,11 @@ def _sgd(
     row = i // parts
     w, g, v = _piece(params, i, parts), _piece(grads, i, parts), _piece(velocity, i, parts)
     real = w.dtype.type
-    rate, mu, decay = real(_of(lr, row)), real(_of(momentum, row)), real(_of(weight_decay, row))
+    rate, mu, decay = (
+        real(of_member(lr, row)),
+        real(of_member(momentum, row)),
+        real(of_member(weight_decay, row)),
+    )
     if not has_velocity:
         for j in range(len(w)):
             w[j] -= rate * (g[j] + decay * w[j] if decay != 0 else g[j])
@@ -102,8 +100,16 @@ def _rmsprop(
     w, g, s = _piece(params, i, parts), _piece(grads, i, parts), _piece(square, i, parts)
     m, v = _piece(mean, i, parts), _piece(velocity, i, parts)
     real = w.dtype.type
-    rate, mu, decay = real(_of(lr, row)), real(_of(momentum, row)), real(_of(weight_decay, row))
-    a, c, small = real(_of(alpha, row)), real(1 - _of(alpha, row)), real(_of(eps, row))
+    rate, mu, decay = (
+        real(of_member(lr, row)),
+        real(of_member(momentum, row)),
+        real(of_member(weight_decay, row)),
+    )
+    a, c, small = (
+        real(of_member(alpha, row)),
+        real(1 - of_member(alpha, row)),
+        real(of_member(eps, row)),
+    )
     for j in range(len(w)):
         gj = g[j] + decay * w[j] if decay != 0 else g[j]
         s[j] = a * s[j] + c * gj * gj
@@ -149,8 +155,8 @@ def _adagrad(
     row = i // parts
     w, g, s = _piece(params, i, parts), _piece(grads, i, parts), _piece(total, i, parts)
     real = w.dtype.type
-    rate = real(_of(lr, row) / (1 + step * _of(lr_decay, row)))
-    small, decay = real(_of(eps, row)), real(_of(weight_decay, row))
+    rate = real(of_member(lr, row) / (1 + step * of_member(lr_decay, row)))
+    small, decay = real(of_member(eps, row)), real(of_member(weight_decay, row))
     for j in range(len(w)):
         gj = g[j] + decay * w[j] if decay != 0 else g[j]
         s[j] += gj * gj
@@ -183,9 +189,12 @@ def _adam(
     m, v = _piece(mean, i, parts), _piece(square, i, parts)
     real = w.dtype.type
     t = step + 1
-    b1, b2, small = _of(beta1, row), _of(beta2, row), real(_of(eps, row))
-    rate, root = real(_of(lr, row) / (1 - b1**t)), real(math.sqrt(1 - b2**t))
-    shrink, decay = real(1 - _of(lr, row) * _of(weight_decay, row)), real(_of(weight_decay, row))
+    b1, b2, small = of_member(beta1, row), of_member(beta2, row), real(of_member(eps, row))
+    rate, root = real(of_member(lr, row) / (1 - b1**t)), real(math.sqrt(1 - b2**t))
+    shrink, decay = (
+        real(1 - of_member(lr, row) * of_member(weight_decay, row)),
+        real(of_member(weight_decay, row)),
+    )
     a1, c1, a2, c2 = real(b1), real(1 - b1), real(b2), real(1 - b2)
     for j in range(len(w)):
         gj, wj = g[j], w[j]
@@ -228,10 +237,14 @@ def _nadam(
     m, v = _piece(mean, i, parts), _piece(square, i, parts)
     real = w.dtype.type
     t = step + 1
-    b1, b2, small = _of(beta1, row), _of(beta2, row), real(_of(eps, row))
-    rate_g, rate_m, root = real(_of(of_g, row)), real(_of(of_m, row)), real(math.sqrt(1 - b2**t))
+    b1, b2, small = of_member(beta1, row), of_member(beta2, row), real(of_member(eps, row))
+    rate_g, rate_m, root = (
+        real(of_member(of_g, row)),
+        real(of_member(of_m, row)),
+        real(math.sqrt(1 - b2**t)),
+    )
     a1, c1, a2, c2 = real(b1), real(1 - b1), real(b2), real(1 - b2)
-    decay = real(_of(weight_decay, row))
+    decay = real(of_member(weight_decay, row))
     for j in range(len(w)):
         gj = g[j] + decay * w[j] if decay != 0 else g[j]
         m[j] = a1 * m[j] + c1 * gj
@@ -270,9 +283,9 @@ def _lion(
     row = i // parts
     w, g, m = _piece(params, i, parts), _piece(grads, i, parts), _piece(mean, i, parts)
     real = w.dtype.type
-    b1, b2, rate = _of(beta1, row), _of(beta2, row), real(_of(lr, row))
+    b1, b2, rate = of_member(beta1, row), of_member(beta2, row), real(of_member(lr, row))
     a1, c1, a2, c2 = real(b1), real(1 - b1), real(b2), real(1 - b2)
-    shrink = real(1 - _of(lr, row) * _of(weight_decay, row))
+    shrink = real(1 - of_member(lr, row) * of_member(weight_decay, row))
     for j in range(len(w)):
         mixed = a1 * m[j] + c1 * g[j]
         sign = mixed  # NaN and 0 are their own

@@ -146,14 +146,14 @@ def product(
     """c = a b for (..., M, N); false, and nothing done, where shapes or memory do not suit BLAS.
 
     blas holds the addresses of gemm for this dtype, and of the functions that get and set the
-    number of its threads.  It is held to one meanwhile, unless another thread of the program has
-    done so already.
+    number of its threads.  It is held to one meanwhile, so only one product may run at a time; if
+    it was set to one before, the product is not cut, either.
     """
     if not _fit(a, b, transpose_a, transpose_b, c):
         return False
     gemm, get_threads, set_threads = blas
-    pieces, parts = _in_pieces(a, transpose_a, c, threads)
     held = _get_threads(get_threads)
+    pieces, parts = _in_pieces(a, transpose_a, c, threads if held > 1 else 1)
     if held > 1:
         _set_threads(set_threads, 1)
     if pieces == 1:

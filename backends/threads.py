@@ -14,9 +14,9 @@ what it gave.
 """
 
 import ctypes
-import importlib
 import importlib.metadata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +42,16 @@ class Blas(NamedTuple):
 
 
 def openblas() -> Blas | None:
-    """NumPy's OpenBLAS, None where it uses another library."""
+    """NumPy's OpenBLAS; None where it uses another library, or one with the threads of OpenMP.
+
+    Those have a number of threads for each caller, so that it cannot be held to one.
+    """
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController().select(internal_api="openblas").lib_controllers
-    beside = str(Path(np.__file__).parent)  # as in numpy.libs, or within numpy
+    beside = str(Path(np.__file__).resolve().parent)  # as in numpy.libs, or within numpy
     of_numpy = [lib for lib in found if lib.filepath.startswith(beside)] or found
-    if len(of_numpy) != 1:
+    if len(of_numpy) != 1 or of_numpy[0].threading_layer != "pthreads":
         return None
     library = ctypes.CDLL(of_numpy[0].filepath)
     for prefix, suffix in ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", ""):
@@ -61,23 +64,17 @@ def openblas() -> Blas | None:
     return None
 
 
-def load_tbb() -> bool:
-    """Whether Numba's kernels run on TBB; loads the library of the package `tbb` if need be."""
-    if numba.config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe"):
-        return False  # the user's choice, which holds for the process
-    try:
-        return bool(numba.threading_layer() == "tbb")  # some kernel has begun
-    except ValueError:
-        pass
-    try:  # pip puts it where the loader does not look
-        files = importlib.metadata.files("tbb") or []
-        for file in files:
-            if file.name in ("libtbb.so.12", "tbb12.dll"):
+def runs_on_tbb() -> bool:
+    """Whether Numba's kernels run on TBB, which is looked for where pip puts it, too."""
+    with suppress(importlib.metadata.PackageNotFoundError, OSError):
+        for file in importlib.metadata.files("tbb") or []:
+            if file.name in ("libtbb.so.12", "libtbb.12.dylib", "tbb12.dll"):
                 ctypes.CDLL(str(file.locate()), ctypes.RTLD_GLOBAL)
-        importlib.import_module("numba.np.ufunc.tbbpool")
-    except (importlib.metadata.PackageNotFoundError, ImportError, OSError):
+    try:
+        numba.get_num_threads()  # Numba chooses now
+        return bool(numba.threading_layer() == "tbb")
+    except ValueError:  # it has none, or none that the user's setting allows
         return False
-    return True
 
 
 class Threads(NamedTuple):
@@ -89,12 +86,13 @@ class Threads(NamedTuple):
     def __str__(self) -> str:
         if self.blas is None:
             return "compiled kernels on one, matrix products on the pool of the BLAS"
-        return f"{self.number}, in one pool (TBB) for compiled kernels and matrix products"
+        pool = "one" if self.number == 1 else f"{self.number}, in one pool (TBB)"
+        return f"{pool}, for compiled kernels and matrix products"
 
 
 def find_threads() -> Threads:
     """The policy on this machine: as many threads as Numba and the BLAS both were set to."""
-    blas = openblas() if load_tbb() else None
+    blas = openblas() if runs_on_tbb() else None
     if blas is None:
         return Threads(1, None)
     of_blas: Any = ctypes.CFUNCTYPE(ctypes.c_int)(blas.get_num_threads)
@@ -105,8 +103,8 @@ THREADS = find_threads()
 
 
 def serial(function: Callable[..., Any]) -> Any:
-    """Compiled; compilations are kept on the disk."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    """Compiled."""
+    return _compiled(function, parallel=False)
 
 
 def parallel(function: Callable[..., Any]) -> Any:
@@ -114,5 +112,13 @@ def parallel(function: Callable[..., Any]) -> Any:
     pooled = THREADS.number > 1
     if not pooled:
         function.__qualname__ += "_on_one_thread"  # the name that the compilation is kept under
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "parallel": pooled}
-    return numba.njit(**options)(function)
+    return _compiled(function, parallel=pooled)
+
+
+def _compiled(function: Callable[..., Any], parallel: bool) -> Any:
+    """Kept on the disk where there is a place for it, until the function's own file changes."""
+    options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        return numba.njit(**options)(function)

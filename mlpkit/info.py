@@ -60,7 +60,7 @@ def _thread_pools() -> dict[str, str]:
     from threadpoolctl import threadpool_info
 
     return {
-        f"{pool['user_api']} threads": f"{pool['num_threads']} "
+        f"{pool['user_api']} pool {number}": f"{pool['num_threads']} threads "
         f"({pool['internal_api']} {pool.get('version')}, {pool.get('architecture', '')})"
-        for pool in threadpool_info()
+        for number, pool in enumerate(threadpool_info())
     }

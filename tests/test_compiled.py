@@ -64,6 +64,16 @@ def test_a_numba_that_cannot_be_imported_is_reported_and_done_without(monkeypatc
     assert type(backend) is NumPyBackend
 
 
+def test_where_nothing_can_be_kept_kernels_are_compiled_anew(monkeypatch):
+    def without_cache(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: ("compiled", options["parallel"])
+
+    monkeypatch.setattr(threads.numba, "njit", without_cache)
+    assert threads.serial(lambda: None) == ("compiled", False)
+
+
 def test_numba_that_is_told_not_to_compile_is_done_without():
     script = "print(type(mlpkit.get_backend('numpy')).__name__)"
     assert run(script, NUMBA_DISABLE_JIT="1", PYTHONWARNINGS="ignore") == "NumPyBackend"
@@ -79,8 +89,8 @@ def test_a_training_is_that_of_plain_numpy(members):
 @pytest.mark.parametrize("stack", [(), (2,), (5,)])
 def test_the_number_of_threads_changes_no_digit_of_a_kernel(monkeypatch, draw, stack):
     """Of products it may: BLAS adds in another order at the edges of a piece."""
-    z, dy, x = draw(*stack, 300, 256), draw(*stack, 300, 256), draw(*stack, 1, 300)
-    labels, key = np.arange(300) % 256, np.ones((*stack, 2), np.int64)
+    z, dy, x = draw(*stack, 900, 256), draw(*stack, 900, 256), draw(*stack, 1, 900)
+    labels, key = np.arange(900) % 256, np.ones((*stack, 2), np.int64)
     backend, relu = get_backend("numpy"), mlpkit.ReLU()
 
     def results(count):
@@ -200,6 +210,38 @@ def test_products_of_members(draw, axes, rows):
     b = draw(*[axes[1]] * (axes[1] is not None), 300, 200)
     found = get_backend("numpy").matmul(a, b)
     np.testing.assert_allclose(found, a @ b, rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_kernels_do_not_take_is_as_in_numpy(draw):
+    fast, relu = get_backend("numpy"), mlpkit.ReLU()
+    a, b, y = draw(2, 3, 4, 5), draw(5, 6), draw(7, 4)
+    np.testing.assert_allclose(fast.matmul(a, b), a @ b)
+    single = np.empty((4, 6), np.float32)
+    assert fast.matmul(a[0, 0], b, out=single) is single
+    np.testing.assert_allclose(single, a[0, 0] @ b, rtol=1e-6)
+
+    def gradients(backend, dy):
+        dbias = np.empty(4)
+        return backend.bias_activation_gradient(dy, y, y, relu, dbias), dbias
+
+    for dy in (draw(1, 4), draw(7, 1)):  # broadcast
+        for found, wanted in zip(gradients(fast, dy), gradients(GENERIC, dy), strict=True):
+            np.testing.assert_allclose(found, wanted)
+    for bias in (draw(4), draw(1)):
+        stacked = draw(3, 7, 4)
+        found, wanted = (b.bias_activation(stacked.copy(), bias, relu) for b in (fast, GENERIC))
+        np.testing.assert_allclose(found, wanted)
+    with pytest.raises(ValueError, match="broadcast"):
+        fast.softmax_cross_entropy(y, np.zeros(5, np.int64))
+
+
+def test_a_label_that_is_no_class_is_as_in_the_generic_kernel(draw):
+    scores, labels = draw(4, 3), np.array([0, 3, -1, 2])
+    for settings in ((), (np.array(0.1),), (None, np.array([1.0, 2.0, 3.0]))):
+        backends = get_backend("numpy"), GENERIC
+        results = (b.softmax_cross_entropy(scores, labels, *settings) for b in backends)
+        for found, wanted in zip(*results, strict=True):
+            np.testing.assert_allclose(found, wanted)
 
 
 def test_operands_that_do_not_fit_are_refused_as_numpy_does():
