@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "mlpkit", "numpy", "numba", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "thinc", "blis",
-    "cupy-cuda12x", "cupy-cuda13x",
+    "mlpkit", "numpy", "numba", "tbb", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "thinc",
+    "blis", "cupy-cuda12x", "cupy-cuda13x",
 )  # fmt: skip
 
 
@@ -17,7 +17,7 @@ def describe(device: str) -> dict[str, Any]:
     found = {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
     }
     if device == "cuda":
         found["gpu"] = _gpu()
