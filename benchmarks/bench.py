@@ -1,6 +1,7 @@
 """A run of the comparison: its workers, and how they are measured in turn."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ class Bench:
     def close(self) -> None:
         """Let the workers forget what was opened."""
         for name in list(self.workers):
-            self.ask(name, "close")
+            with suppress(WorkerError):  # one that has ended has been replaced
+                self.ask(name, "close")
 
 
 def steps(optimizer: str, batch: int, members: int = 1) -> Spec:

@@ -136,6 +136,17 @@ def main() -> None:
                 write_atomically(options.output, (json.dumps(report, indent=1) + "\n").encode())
         finally:
             bench.stop()
+    void = [
+        f"{job}, {name}, {column}: {cell['void']}"
+        for job, tables in report["jobs"].items()
+        for table in tables.values()
+        for name, row in table["rows"].items()
+        if name.startswith(OURS)
+        for column, cell in row.items()
+        if "void" in cell
+    ]
+    if void:
+        raise SystemExit("\n".join(["void rows of mlpkit:", *void]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 LIMITS = ("OMP", "OPENBLAS", "MKL", "NUMBA")  # *_NUM_THREADS; PyTorch goes by OMP's
-CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")  # JAX keeps none unless it is told to
+CACHES = (
+    "NUMBA_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "CUPY_CACHE_DIR",
+)  # JAX keeps none unless it is told to
 
 
 class WorkerError(Exception):

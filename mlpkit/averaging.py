@@ -47,7 +47,7 @@ class MovingAverage:
         share = self._share()
         for name in ("params", "buffers"):
             a, w = self.memory[name], getattr(self._of, name)
-            a[...] = a + share * (w - a)
+            a[...] = (1 - share) * a + share * w  # exactly w for a share of 1
         self.memory["count"][...] = self.memory["count"] + 1
 
     def network(self) -> Network:

@@ -37,6 +37,7 @@ class Eager(Contestant):
     imports = "import torch"
     how = "torch.nn.functional, fused=True optimizer; members by vmap(grad_and_value)"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    scores: Callable[..., torch.Tensor] = staticmethod(scores)
     loss: Callable[..., torch.Tensor] = staticmethod(loss)
     of_members: Callable[..., Any] = staticmethod(of_members)
 
@@ -76,7 +77,10 @@ class Compiled(Eager):
     the graph too, or with the update written out in it, a step took longer.
     """
 
-    how = "torch.compile(dynamic=False) of loss, or of members' gradients; fused=True optimizer"
+    how = (
+        "torch.compile(dynamic=False) of scores, loss and members' gradients; fused=True optimizer"
+    )
+    scores = staticmethod(torch.compile(scores, dynamic=False))
     loss = staticmethod(torch.compile(loss, dynamic=False))
     of_members = staticmethod(torch.compile(of_members, dynamic=False))
 
@@ -128,7 +132,7 @@ class _Training(Training):
 
     def classes(self, x: Floats) -> NDArray[Any]:
         with torch.inference_mode():
-            found = scores(self.params, self.contestant.put(x)).argmax(1)
+            found = self.contestant.scores(self.params, self.contestant.put(x)).argmax(1)
         return np.asarray(found.cpu())
 
     def read(self, losses: Sequence[torch.Tensor]) -> NDArray[Any]:

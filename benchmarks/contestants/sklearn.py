@@ -41,7 +41,7 @@ class _Training(Training):
         self.model = MLPClassifier(
             SIZES[1:-1], solver=optimizer.lower(), alpha=0.0, learning_rate_init=LR[optimizer],
             momentum=MOMENTUM, nesterovs_momentum=False, beta_1=beta1, beta_2=beta2, epsilon=EPS,
-            batch_size=1, random_state=seed,
+            batch_size=1, random_state=np.random.RandomState(seed),
         )  # fmt: skip
         # The first call draws weights of its own and makes a step: neither is wanted.
         x = np.zeros((1, SIZES[0]), np.float32)
