@@ -1,9 +1,9 @@
 """Who may use the cores: one pool of threads, whatever runs.
 
-Two pools in one step fight: the idle threads of each spin while the other works, and a step of a
-millisecond takes ten.  So compiled kernels and matrix products share one pool.  It is TBB's, whose
-idle threads sleep, and where a thread of the pool does not come, the caller does its piece itself:
-a step on a busy machine slows down by the share of the cores that it loses, not by thirty times.
+Two pools in one step fight: the idle threads of each spin while the other works.  So compiled
+kernels and matrix products share one pool.  It is TBB's, whose idle threads sleep, and where a
+thread of the pool does not come, the caller does its piece itself: where other programs keep the
+cores busy, a step suffers less than on OpenBLAS's pool, whose threads wait for each other.
 OpenBLAS computes the pieces of a product, held to one thread meanwhile (`product.py`).
 
 Without TBB, or with another BLAS, the compiled kernels run on the caller's thread, and products on
