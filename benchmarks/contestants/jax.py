@@ -59,8 +59,10 @@ def over_rows(step: Step, state: State, data: Any, rows: Any) -> tuple[State, An
 
 
 def over_order(step: Step, state: State, data: Any, rows: Any, rest: Any) -> tuple[State, Any]:
-    """An epoch: batches of `rows` (n, N), then the rows that are left."""
+    """An epoch: batches of `rows` (n, N), then the rows that are left, if any are."""
     state, losses = jax.lax.scan(lambda s, part: over_rows(step, s, data, part), state, rows)
+    if len(rest) == 0:
+        return state, jnp.mean(losses)
     state, last = over_rows(step, state, data, rest)
     return state, (jnp.sum(losses) + last) / (len(rows) + 1)
 
