@@ -33,7 +33,8 @@ def _numpy() -> Backend:
         return NumPyBackend()
     try:
         from mlpkit.backends.compiled import CompiledBackend
-    except ImportError as error:  # as where NumPy is newer than Numba knows
+    except (ImportError, ValueError) as error:  # as where NumPy is newer than Numba knows, or
+        # where Numba cannot make sense of its settings
         text = f"numba is installed, but cannot be used ({error}): kernels are plain NumPy"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
         return NumPyBackend()

@@ -9,33 +9,34 @@ from typing import Any
 
 import numpy as np
 
-from mlpkit.backends import cpu_kernels, cpu_updates
+from mlpkit.backends import cpu_kernels, cpu_loss, cpu_random, cpu_updates
 from mlpkit.backends.base import Activation, Array, DType
 from mlpkit.backends.cpu import NumPyBackend
 from mlpkit.backends.product import one_sample, product
 from mlpkit.backends.threads import THREADS
 
 COUNT = THREADS.number
+FLOATS, INTEGERS = {np.dtype("f"), np.dtype("d")}, {np.dtype("i"), np.dtype("q"), np.dtype("l")}
 _BLAS = {} if THREADS.blas is None else THREADS.blas.by_dtype()
 WITH_MEMBERS = {(2, 2), (2, 3), (3, 2), (3, 3)}  # axes of the operands, with members or without
-ZERO, ONE, ALIKE = np.zeros(1), np.ones(1), np.ones(0)
+ZERO = np.zeros(1)
+LEFT_OUT = {  # label smoothing, class weights and sample weights, by dtype
+    char: (np.zeros(1, char), np.ones(0, char), np.ones((1, 1), char)) for char in "fd"
+}
 
 
-class _Turn:
-    """One product at a time, of all threads of the program: each has all of the pool."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        if hasattr(os, "register_at_fork"):  # a child has no thread that would let go of it
-            os.register_at_fork(after_in_child=lambda: setattr(self, "lock", threading.Lock()))
-
-
-TURN = _Turn()
+# One product at a time, of all threads of the program: each has all of the pool.  A fork waits for
+# its end, when the BLAS has its threads back.
+TURN = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=TURN.acquire, after_in_parent=TURN.release, after_in_child=TURN.release
+    )
 
 
 def _suits(array: Array) -> bool:
     """Whether there are kernels for arrays of this dtype, and with these axes."""
-    return bool(array.dtype.char in "fd" and array.ndim in (2, 3))
+    return array.dtype in FLOATS and array.ndim in (2, 3)
 
 
 def _suits_bias(bias: Array, z: Array) -> bool:
@@ -62,7 +63,7 @@ class CompiledBackend(NumPyBackend):
         transpose_b: bool = False,
         out: Array | None = None,
     ) -> Array:
-        blas, c, ndims = _BLAS.get(a.dtype.char), out, (a.ndim, b.ndim)
+        blas, c, ndims = _BLAS.get(a.dtype), out, (a.ndim, b.ndim)
         other = b.dtype != a.dtype or (c is not None and (c.dtype != a.dtype or c.ndim > 3))
         # Matrices that lie in another way would be compiled for, which takes longer than it gains.
         known = ndims in WITH_MEMBERS and (ndims != (2, 2) or (a.flags.carray and b.flags.carray))
@@ -75,7 +76,7 @@ class CompiledBackend(NumPyBackend):
         if ndims == (2, 2) and c.ndim == 2 and len(a) == 1 and not transpose_b:
             done = one_sample(COUNT, a, b, transpose_a, c)
         else:
-            with TURN.lock:
+            with TURN:
                 done = product(COUNT, blas, a, b, transpose_a, transpose_b, c)
         return c if done else super().matmul(a, b, transpose_a, transpose_b, out)
 
@@ -115,28 +116,32 @@ class CompiledBackend(NumPyBackend):
     ) -> tuple[Array, Array]:
         per_sample = (targets, *([] if sample_weights is None else [sample_weights]))
         fit = all(a.shape in (scores.shape[:-1], scores.shape[-2:-1]) for a in per_sample)
-        if targets.dtype.kind != "i" or not _suits(scores) or not fit or 0 in scores.shape:
+        fit = fit and (class_weights is None or class_weights.shape == scores.shape[-1:])
+        if targets.dtype not in INTEGERS or not _suits(scores) or not fit or 0 in scores.shape:
             return super().softmax_cross_entropy(
                 scores, targets, label_smoothing, class_weights, sample_weights
             )
-        loss, dscores = np.empty(scores.shape[:-2] or 1, scores.dtype), np.empty_like(scores)
-        cpu_kernels.label_cross_entropy(
-            scores,
-            targets,
-            *_settings(label_smoothing),
-            ALIKE if class_weights is None else class_weights,
-            ONE if sample_weights is None else sample_weights,
-            loss,
-            dscores,
+        loss, dscores = np.empty(scores.shape[:-2], scores.dtype), np.empty_like(scores)
+        rows, classes = scores.shape[-2:]
+        unsmoothed, alike, equal = LEFT_OUT[scores.dtype.char]
+        cpu_loss.label_cross_entropy(
+            scores.reshape(-1, rows, classes),
+            targets.reshape(-1, rows),
+            unsmoothed if label_smoothing is None else label_smoothing.reshape(-1),
+            alike if class_weights is None else class_weights,
+            equal if sample_weights is None else sample_weights.reshape(-1, rows),
+            loss.reshape(-1),
+            dscores.reshape(-1, rows, classes),
         )
-        return loss.reshape(scores.shape[:-2]), dscores
+        return loss, dscores
 
     # ---- data and random numbers -------------------------------------------------------------
 
     def gather_rows(
         self, data: Array, rows: Array | None, dtype: DType, scale: float | None = None
     ) -> Array:
-        if rows is None or data.dtype.char not in "fdB" or data.ndim > 3:
+        known = (data.dtype in FLOATS or data.dtype == np.uint8) and data.ndim in (2, 3)
+        if rows is None or not known or rows.dtype not in INTEGERS or rows.ndim != 1:
             return super().gather_rows(data, rows, dtype, scale)
         taken = np.empty((*data.shape[:-2], len(rows), data.shape[-1]), dtype)
         if not cpu_kernels.gather(COUNT, data, rows, 1.0 if scale is None else scale, taken):
@@ -145,7 +150,7 @@ class CompiledBackend(NumPyBackend):
 
     def random_bits(self, key: Array, step: Array, size: int) -> Array:
         words = np.empty((*key.shape[:-1], (size + 1) // 2, 2), np.uint32)
-        cpu_kernels.words(COUNT, key, int(step), words)
+        cpu_random.words(COUNT, key, int(step), words)
         return words.reshape(*key.shape[:-1], -1)[..., :size]
 
     def dropout_mask(
@@ -157,7 +162,7 @@ class CompiledBackend(NumPyBackend):
         scale: Array,
     ) -> Array:
         mask = np.empty((*key.shape[:-1], shape[0] * shape[1]), scale.dtype)
-        cpu_kernels.mask(COUNT, key, int(step), threshold.reshape(-1), scale.reshape(-1), mask)
+        cpu_random.mask(COUNT, key, int(step), *_settings(threshold, scale), mask)
         return mask.reshape(*key.shape[:-1], *shape)
 
     # ---- updates -----------------------------------------------------------------------------

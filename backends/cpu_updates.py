@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import prange
 
-from mlpkit.backends.cpu_kernels import GRAIN, count_parts, of_member
+from mlpkit.backends.pieces import GRAIN, count_parts, of_member
 from mlpkit.backends.threads import parallel, serial
 
 

@@ -8,7 +8,7 @@ from numba import prange, types
 from numba.core.cgutils import unpack_tuple
 from numba.extending import intrinsic
 
-from mlpkit.backends.cpu_kernels import COLUMNS, count_parts
+from mlpkit.backends.pieces import COLUMNS, count_parts
 from mlpkit.backends.threads import parallel, serial
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # as in cblas.h
@@ -78,8 +78,8 @@ def _suits_blas(a: Any) -> Any:
 
 @serial
 def _layout(a: Any) -> Any:
-    """Address, distance in bytes from member to member, and from row to row."""
-    return a.ctypes.data, 0 if a.ndim == 2 else a.strides[0], a.strides[-2]
+    """Address, distance in bytes from member to member, and from row to row; always of one type."""
+    return a.ctypes.data, np.intp(0) if a.ndim == 2 else a.strides[0], a.strides[-2]
 
 
 @serial
@@ -89,15 +89,11 @@ def _cut(size: int, part: int, parts: int) -> int:
 
 
 @serial
-def _piece(
-    i: int, parts: int, gemm: int, a: Any, b: Any, transpose_a: bool, transpose_b: bool, c: Any
-) -> None:
+def _piece(i: int, parts: int, gemm: int, size: int, shape: Any, a: Any, b: Any, c: Any) -> None:
     """Piece i of all: a share of the rows of one member's C, or of its columns if it has more."""
-    size, member, part = c.itemsize, i // parts, i % parts
-    (a_at, a_member, a_row), (b_at, b_member, b_row) = _layout(a), _layout(b)
-    c_at, c_member, c_row = _layout(c)
+    (m, n, k, transpose_a, transpose_b), member, part = shape, i // parts, i % parts
+    (a_at, a_member, a_row), (b_at, b_member, b_row), (c_at, c_member, c_row) = a, b, c
     a_at, b_at, c_at = a_at + member * a_member, b_at + member * b_member, c_at + member * c_member
-    m, n, k = c.shape[-2], c.shape[-1], a.shape[-2] if transpose_a else a.shape[-1]
     if m >= n:
         first, last = _cut(m, part, parts), _cut(m, part + 1, parts)
         a_at += first * (size if transpose_a else a_row)
@@ -120,26 +116,27 @@ def _piece(
         _dgemm(gemm, numbers)
 
 
-@serial
-def _fit(a: Any, b: Any, transpose_a: bool, transpose_b: bool, c: Any) -> Any:
-    """Whether c has the shape of the product, which is not empty, and memory suits BLAS."""
-    m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
-    k_of_b, n = (b.shape[-1], b.shape[-2]) if transpose_b else (b.shape[-2], b.shape[-1])
-    members = 1 if c.ndim == 2 else len(c)
-    of_a, of_b = members if a.ndim == 2 else len(a), members if b.ndim == 2 else len(b)
-    fit = m == c.shape[-2] and n == c.shape[-1] and k == k_of_b and of_a == of_b == members
-    return fit and m * n * k > 0 and _suits_blas(a) and _suits_blas(b) and _suits_blas(c)
-
-
-@serial
-def _in_pieces(a: Any, transpose_a: bool, c: Any, threads: int) -> Any:
-    """How many pieces the products are cut into, and how many of them one member's."""
-    members, k = 1 if c.ndim == 2 else len(c), a.shape[-2] if transpose_a else a.shape[-1]
-    parts = count_parts(threads, members, c.shape[-2] * c.shape[-1] * k, GRAIN)
-    return members * parts, parts
-
-
 @parallel
+def _pieces(
+    threads: int, blas: Any, members: int, size: int, shape: Any, a: Any, b: Any, c: Any
+) -> None:
+    """All products, from the layouts of their operands: compiled once, whatever those are."""
+    gemm, get_threads, set_threads = blas
+    held = _get_threads(get_threads)
+    m, n, k, _, _ = shape
+    parts = count_parts(threads if held > 1 else 1, members, m * n * k, GRAIN)
+    if held > 1:
+        _set_threads(set_threads, 1)
+    if members * parts == 1:
+        _piece(0, parts, gemm, size, shape, a, b, c)
+    else:
+        for i in prange(members * parts):
+            _piece(i, parts, gemm, size, shape, a, b, c)
+    if held > 1:
+        _set_threads(set_threads, held)
+
+
+@serial
 def product(
     threads: int, blas: Any, a: Any, b: Any, transpose_a: bool, transpose_b: bool, c: Any
 ) -> bool:
@@ -149,20 +146,16 @@ def product(
     number of its threads.  It is held to one meanwhile, so only one product may run at a time; if
     it was set to one before, the product is not cut, either.
     """
-    if not _fit(a, b, transpose_a, transpose_b, c):
+    m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
+    k_of_b, n = (b.shape[-1], b.shape[-2]) if transpose_b else (b.shape[-2], b.shape[-1])
+    members = np.intp(1) if c.ndim == 2 else len(c)
+    of_a, of_b = members if a.ndim == 2 else len(a), members if b.ndim == 2 else len(b)
+    fit = m == c.shape[-2] and n == c.shape[-1] and k == k_of_b and of_a == of_b == members
+    suit = _suits_blas(a) and _suits_blas(b) and _suits_blas(c)
+    if not fit or not suit or m * n * k == 0:
         return False
-    gemm, get_threads, set_threads = blas
-    held = _get_threads(get_threads)
-    pieces, parts = _in_pieces(a, transpose_a, c, threads if held > 1 else 1)
-    if held > 1:
-        _set_threads(set_threads, 1)
-    if pieces == 1:
-        _piece(0, parts, gemm, a, b, transpose_a, transpose_b, c)
-    else:
-        for i in prange(pieces):
-            _piece(i, parts, gemm, a, b, transpose_a, transpose_b, c)
-    if held > 1:
-        _set_threads(set_threads, held)
+    shape = m, n, k, int(transpose_a), int(transpose_b)
+    _pieces(threads, blas, members, c.itemsize, shape, _layout(a), _layout(b), _layout(c))
     return True
 
 

@@ -4,7 +4,9 @@ Two pools in one step fight: the idle threads of each spin while the other works
 kernels and matrix products share one pool.  It is TBB's, whose idle threads sleep, and where a
 thread of the pool does not come, the caller does its piece itself: where other programs keep the
 cores busy, a step suffers less than on OpenBLAS's pool, whose threads wait for each other.
-OpenBLAS computes the pieces of a product, held to one thread meanwhile (`product.py`).
+OpenBLAS computes the pieces of a product, held to one thread meanwhile (`product.py`).  That number
+is the process's: another thread that reads it then, as `threadpoolctl.threadpool_limits` does to
+restore it later, finds 1.
 
 Without TBB, or with another BLAS, the compiled kernels run on the caller's thread, and products on
 the pool of the BLAS, as they do without Numba.
@@ -35,10 +37,10 @@ class Blas(NamedTuple):
     get_num_threads: int
     set_num_threads: int
 
-    def by_dtype(self) -> dict[str, tuple[int, int, int]]:
-        """For the characters of float32 and float64: gemm, and how to get and set the threads."""
+    def by_dtype(self) -> dict[Any, tuple[int, int, int]]:
+        """For float32 and float64: gemm, and how to get and set the number of threads."""
         pool = self.get_num_threads, self.set_num_threads
-        return {"f": (self.sgemm, *pool), "d": (self.dgemm, *pool)}
+        return {np.dtype("f"): (self.sgemm, *pool), np.dtype("d"): (self.dgemm, *pool)}
 
 
 def openblas() -> Blas | None:
@@ -116,7 +118,10 @@ def parallel(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], parallel: bool) -> Any:
-    """Kept on the disk where there is a place for it, until the function's own file changes."""
+    """Kept on the disk where there is a place for it, until the function's own file changes.
+
+    Whoever changes a function that another file's kernels call removes `__pycache__`.
+    """
     options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
     try:
         return numba.njit(cache=True, **options)(function)

@@ -171,6 +171,33 @@ assert count() == before
 
 
 @pooled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_fork_while_another_thread_multiplies_leaves_the_child_all_threads():
+    script = """
+import os, threading
+from threadpoolctl import threadpool_info
+def count():
+    return [p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]]
+backend, x, before, go_on = mlpkit.get_backend("numpy"), np.ones((600, 600)), count(), True
+def work():
+    while go_on:
+        backend.matmul(x, x)
+thread = threading.Thread(target=work)
+thread.start()
+codes = []
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(count() != before)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+go_on = False
+thread.join()
+print(codes)
+"""
+    assert run(script).endswith("[0, 0, 0, 0, 0]")  # after remarks of TBB's
+
+
+@pooled
 @pytest.mark.parametrize("name", ["OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_the_usual_settings_of_threads_count(name):
     assert run(POLICY + "print(threads.THREADS.number)", **{name: "1"}) == "1"
@@ -233,6 +260,19 @@ def test_what_the_kernels_do_not_take_is_as_in_numpy(draw):
         np.testing.assert_allclose(found, wanted)
     with pytest.raises(ValueError, match="broadcast"):
         fast.softmax_cross_entropy(y, np.zeros(5, np.int64))
+    for classes in (3, 5):
+        with pytest.raises(ValueError, match="broadcast"):
+            fast.softmax_cross_entropy(y, np.zeros(7, np.int64), class_weights=np.ones(classes))
+
+
+def test_numbers_in_another_order_of_bytes_are_as_in_numpy(draw):
+    fast, a, labels = get_backend("numpy"), draw(5, 4), np.arange(5) % 4
+    swapped, rows = a.astype(">f8"), labels.astype(">i8")
+    np.testing.assert_allclose(fast.matmul(swapped, a.T), a @ a.T)
+    np.testing.assert_array_equal(fast.gather_rows(swapped, rows, np.float64), a[labels])
+    results = (b.softmax_cross_entropy(a, rows) for b in (fast, GENERIC))
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted)
 
 
 def test_a_label_that_is_no_class_is_as_in_the_generic_kernel(draw):

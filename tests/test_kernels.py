@@ -158,14 +158,15 @@ def test_softmax_cross_entropy(
 )
 def test_sgd(name, k, p, dtype, momentum, nesterov, decay, seed):
     case = Case(name, dtype, seed)
+    double = case.backend.xp.float64
     case.compare(
         "sgd",
         case.normal(*k, p),
         case.normal(*k, p),
         case.normal(*k, p) if momentum else None,
-        case.scalar(k),
-        case.scalar(k) if momentum else None,
-        case.scalar(k) if decay else None,
+        case.scalar(k, double),
+        case.scalar(k, double) if momentum else None,
+        case.scalar(k, double) if decay else None,
         nesterov,
         writes=(0, 2) if momentum else (0,),
     )
