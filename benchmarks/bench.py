@@ -96,7 +96,9 @@ class Bench:
             kind, what = spec["kind"], {key: spec[key] for key in spec if key != "kind"}
             try:
                 self.check(name, **what if kind == "steps" else {})
-                if kind == "inference":
+                if kind == "epoch":
+                    self.gate.check_epoch(self.ask(name, "epoch")["loss"])
+                elif kind == "inference":
                     self.gate.check_classes(self.ask(name, "classes")["classes"])
                 self.ask(name, "open", key=row, seconds=self.seconds, **spec)
                 opened[row] = name

@@ -10,7 +10,7 @@ from benchmarks.contestants.base import Contestant, NotOfferedError, Training
 from benchmarks.workload import Workload, scaled
 
 MAX_STEPS = 768  # of one training: see `Steps`
-ROTATED = 4096  # samples in the batches that a block rotates over, between the two numbers below
+ROTATED = 4096  # samples, times networks, of a round: its batches are between the two numbers below
 FEWEST, MOST = 4, 64
 SETTLE = 0.05  # seconds in which the spinning threads of the process before go to sleep
 
@@ -59,7 +59,7 @@ class Steps:
     ) -> None:
         self.contestant = contestant
         self.begin = partial(begin, contestant, workload, optimizer, members)
-        self.count = min(max(ROTATED // batch, FEWEST), MOST)
+        self.count = min(max(ROTATED // (batch * members), FEWEST), MOST)
         self.placed = contestant.place(workload.batches(batch, self.count))
         training = self.begin()
         training.run(self.placed)
@@ -107,7 +107,7 @@ def products(contestant: Contestant, seconds: float, batch: int) -> Calls:
 
 
 def epoch(contestant: Contestant, workload: Workload, seconds: float) -> Calls:
-    """An epoch from uint8 arrays."""
+    """An epoch from uint8 arrays, of one training that goes on from block to block."""
     training = contestant.network(workload.params[0], "Adam")
     return Calls(contestant, seconds, lambda: training.epoch(workload.x, workload.y))
 

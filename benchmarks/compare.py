@@ -2,9 +2,10 @@
 
     python -m benchmarks.compare [JOB ...] [--repeats 9] [--only NAME ...] [--threads 2]
 
-Every contestant runs in a process of its own, passes a gate (its first losses are those of plain
-float64 NumPy), and is then measured in turn with the others.  The file of results is written after
-every job.  It holds
+All jobs and contestants by default, an hour on two cores; what is less needs an --output.  Every
+contestant runs in a process of its own, passes a gate (its first losses are those of plain float64
+NumPy), and is then measured: in turn with the others, block by block, where a job times blocks.
+The file of results is written after every job.  It holds
 
     machine, python, versions, data, command, date, threads, device, repeats, quick
     contestants   name: version, requirement, how the library is used, thread pools; or void: why
@@ -59,7 +60,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=float, default=900.0, help="seconds that an answer may take"
     )
-    parser.add_argument("--output", type=Path, help="benchmarks/results/compare_DEVICE.json")
+    parser.add_argument(
+        "--output", type=Path, help="of a whole run: benchmarks/results/compare_DEVICE.json"
+    )
     options = parser.parse_args()
     for kind, given, known in (
         ("job", options.jobs, JOBS),
@@ -67,10 +70,20 @@ def arguments() -> argparse.Namespace:
     ):
         if unknown := [name for name in given if name not in known]:
             parser.error(f"unknown {kind} {unknown[0]!r}; there are {', '.join(known)}")
-    options.repeats = options.repeats or (2 if options.quick else 9)
-    if options.repeats < 1 or options.threads < 1:
-        parser.error("--repeats and --threads are 1 or more")
-    options.output = options.output or Path(f"benchmarks/results/compare_{options.device}.json")
+    if options.repeats is None:
+        options.repeats = 2 if options.quick else 9
+    if not min(options.repeats, options.threads) >= 1 or not options.timeout > 0:
+        parser.error("--repeats and --threads are 1 or more, --timeout is above 0")
+    whole = not options.quick and {*options.only} == {*CONTESTANTS}
+    if options.output is None:
+        if options.jobs or not whole:
+            parser.error("a run of some jobs or contestants, or a quick one, needs --output FILE")
+        options.output = Path(f"benchmarks/results/compare_{options.device}.json")
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.output.parent).close()
+    except OSError as error:
+        parser.error(f"--output {options.output}: {error.strerror}")
     return options
 
 
@@ -132,10 +145,13 @@ def main() -> None:
                     table["mlpkit_against_best_peer"] = against_best_peer(table)
                 report["contestants"] = bench.about
                 report["jobs"][job] = tables
-                options.output.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(options.output, (json.dumps(report, indent=1) + "\n").encode())
         finally:
             bench.stop()
+    print(f"written to {options.output}", file=sys.stderr)
+    for name, about in bench.about.items():
+        if "void" in about:
+            print(f"without {name}: {about['void']}", file=sys.stderr)
     void = [
         f"{job}, {name}, {column}: {cell['void']}"
         for job, tables in report["jobs"].items()

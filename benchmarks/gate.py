@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from benchmarks import reference
 from benchmarks.process import WorkerError
-from benchmarks.workload import GATE_STEPS, Workload, scaled
+from benchmarks.workload import BATCH, GATE_STEPS, Workload, scaled
 
+ORDERS = 0.1  # how far mean losses of an epoch may lie apart: each contestant draws its own order
 AGREEMENT = 0.999  # of classes: two scores may be equal to rounding
 
 
@@ -18,7 +19,8 @@ class Gate:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self._losses, self._classes = cache(self.losses), cache(self.classes)
+        self._losses, self._epoch = cache(self.losses), cache(self.epoch)
+        self._classes = cache(self.classes)
 
     def losses(
         self, optimizer: str, batch: int, members: int, eps_hat: bool
@@ -28,6 +30,11 @@ class Gate:
         each = [reference.losses(row, batches, optimizer, eps_hat) for row in params]
         return np.stack(each, axis=1)
 
+    def epoch(self) -> float:
+        """The mean loss of an epoch, in the order of the data."""
+        batches = self.workload.batches(BATCH, len(self.workload.x) // BATCH)
+        return float(reference.losses(self.workload.params[0], batches, "Adam").mean())
+
     def classes(self) -> NDArray[np.int64]:
         return reference.classes(self.workload.params[0], scaled(self.workload.x_test))
 
@@ -36,11 +43,20 @@ class Gate:
     ) -> None:
         """Raise WorkerError with the difference where losses (n, K) are not the reference's."""
         expected = self._losses(optimizer, batch, members, eps_hat)
-        off = float(np.abs(np.array(found) / expected - 1).mean(axis=1).max())
+        off = float(np.abs(np.array(found) / expected - 1).max())
         if not off <= reference.TOLERANCE:  # NaN is not
             raise WorkerError(
                 f"the first {GATE_STEPS} losses differ from the reference by {off:.1e}, "
                 f"allowed are {reference.TOLERANCE:.0e}"
+            )
+
+    def check_epoch(self, found: float) -> None:
+        """Raise WorkerError where the mean loss of a first epoch is not about the reference's."""
+        off = abs(found / self._epoch() - 1)
+        if not off <= ORDERS:
+            raise WorkerError(
+                f"the mean loss of the first epoch differs from the reference by {off:.0%}, "
+                f"allowed are {ORDERS:.0%}"
             )
 
     def check_classes(self, found: Any) -> None:

@@ -46,12 +46,14 @@ class Worker:
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         if caches is not None:
             environment |= {cache: str(caches / cache) for cache in CACHES}
-        options = ["--device", device, "--threads", str(threads), "--data", str(data)]
+        options = ["--device", device, "--data", str(data)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", name, *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, env=environment, cwd=Path(__file__).parents[1],
         )  # fmt: skip
+        # XLA has no setting for it: it counts the cores it may run on.
+        os.sched_setaffinity(self._process.pid, sorted(os.sched_getaffinity(0))[:threads])
         try:
             self.about = self._answer()
         except WorkerError:

@@ -1,9 +1,9 @@
 """A contestant in a process of its own, which answers requests: lines of JSON on stdin and stdout.
 
-    python -m benchmarks.worker NAME --device cpu --threads 2 --data FOLDER
+    python -m benchmarks.worker NAME --device cpu --data FOLDER
 
 A request names one of `Server`'s methods as "do", with its arguments; the answer is what that
-returns, or {"error": why}.  The driver has set the environment variables that limit threads.
+returns, or {"error": why}.  The driver limits threads, see `benchmarks.process`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks import cells
 from benchmarks.contestants import find
 from benchmarks.contestants.base import NotOfferedError
 from benchmarks.memory import PeakMemory
-from benchmarks.workload import GATE_STEPS, MAX_EPOCHS, TARGET, Workload, scaled
+from benchmarks.workload import GATE_STEPS, MAX_EPOCHS, Workload, scaled
 
 
 class Server:
@@ -58,6 +58,11 @@ class Server:
         losses = np.asarray(training.run(placed), np.float64)
         return {"losses": losses.reshape(GATE_STEPS, members).tolist()}
 
+    def epoch(self) -> dict[str, Any]:
+        """The mean loss of a first epoch."""
+        training = self.contestant.network(self.workload.params[0], "Adam")
+        return {"loss": training.epoch(self.workload.x, self.workload.y)}
+
     def classes(self) -> dict[str, Any]:
         """Of the test images, by the initial weights."""
         training = self.contestant.network(self.workload.params[0], "Adam")
@@ -88,13 +93,13 @@ class Server:
         self.cells.clear()
         return {}
 
-    def train(self, seed: int, max_epochs: int = MAX_EPOCHS) -> dict[str, Any]:
-        """Train to the target accuracy: seconds, epochs and the accuracy after the last."""
+    def train(self, seed: int, target: float) -> dict[str, Any]:
+        """Train to a test accuracy: seconds, epochs and the accuracy after the last."""
         work, start = self.workload, time.perf_counter()
         training = self.contestant.network(work.params[seed], "Adam", seed)
         x_test = scaled(work.x_test)
         epochs, accuracy = 0, 0.0
-        while accuracy < TARGET and epochs < max_epochs:
+        while accuracy < target and epochs < MAX_EPOCHS:
             training.epoch(work.x, work.y)
             accuracy = float(np.mean(training.classes(x_test) == work.y_test))
             epochs += 1
@@ -130,16 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--device", required=True)
-    parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # XLA has no setting for it: it counts the cores it may run on.
-    cores = sorted(os.sched_getaffinity(0))
-    if options.threads < len(cores):
-        os.sched_setaffinity(0, cores[: options.threads])
     try:
         server = Server(options.name, options.device, options.data)
     except ImportError as error:

@@ -10,7 +10,7 @@ from benchmarks.bench import Bench, Cell, Rows, cell, void
 from benchmarks.jobs.table import Table, table
 from benchmarks.process import WorkerError
 from benchmarks.size import megabytes, milliseconds
-from benchmarks.workload import MAX_EPOCHS, TARGET
+from benchmarks.workload import TARGET
 
 Run = dict[str, Any]  # what `benchmarks.worker.Server.train` gives
 
@@ -21,19 +21,19 @@ def accuracy(bench: Bench) -> dict[str, Table]:
     Cold is a process from its start to its end; first the same, but once, with the caches of its
     compilers empty; warm is one training more in a process that has trained before.
     """
-    seeds, epochs = (range(2), 1) if bench.settings.quick else (range(5), MAX_EPOCHS)
+    seeds, target = (range(2), 0.5) if bench.settings.quick else (range(5), TARGET)
     first: Rows = {}
     cold: Rows = {}
     warm: Rows = {}
 
     def train(name: str, seed: int) -> Run:
-        return bench.ask(name, "train", seed=seed, max_epochs=epochs)
+        return bench.ask(name, "train", seed=seed, target=target)
 
     def train_cold(name: str, seed: int, caches: Path | None = None) -> Run:
         start = time.perf_counter()
         worker = bench.worker(name, caches)
         try:
-            run = worker.ask("train", seed=seed, max_epochs=epochs)
+            run = worker.ask("train", seed=seed, target=target)
         finally:
             worker.stop()
         return run | {"seconds": time.perf_counter() - start}
@@ -41,25 +41,31 @@ def accuracy(bench: Bench) -> dict[str, Table]:
     for name in bench.settings.names:
         try:
             bench.check(name)
+            bench.gate.check_epoch(bench.ask(name, "epoch")["loss"])
             with tempfile.TemporaryDirectory() as caches:
-                first[name] = of_seeds([train_cold(name, 0, Path(caches))])
-            cold[name] = of_seeds([train_cold(name, seed) for seed in seeds])
-            bench.ask(name, "train", seed=0, max_epochs=1)
-            warm[name] = of_seeds([train(name, seed) for seed in seeds])
+                first[name] = of_seeds([train_cold(name, 0, Path(caches))], target)
+            cold[name] = of_seeds([train_cold(name, seed) for seed in seeds], target)
+            warm[name] = of_seeds([train(name, seed) for seed in seeds], target)
         except WorkerError as error:
             for rows in (first, cold, warm):
                 rows.setdefault(name, void(error))
     bench.close()
     return {
         "Adam": table(
-            f"seconds to {TARGET:.0%} test accuracy", {"first": first, "cold": cold, "warm": warm}
+            f"seconds to {target:.0%} test accuracy", {"first": first, "cold": cold, "warm": warm}
         )
     }
 
 
-def of_seeds(runs: list[Run]) -> Cell:
-    """With the seeds that missed the target, whose seconds are those of all epochs."""
-    missed = [seed for seed, run in enumerate(runs) if run["accuracy"] < TARGET]
+def of_seeds(runs: list[Run], target: float) -> Cell:
+    """With the seeds that missed the target.
+
+    Their seconds, those of all epochs, are less than the target takes, so that the median holds as
+    long as they are the fewer; else there is none.
+    """
+    missed = [seed for seed, run in enumerate(runs) if run["accuracy"] < target]
+    if 2 * len(missed) >= len(runs):
+        return void(f"{len(missed)} of {len(runs)} seeds missed the target")
     figures = {key: [run[key] for run in runs] for key in ("epochs", "accuracy")}
     return cell([run["seconds"] for run in runs], **figures, missed=missed)
 
