@@ -10,6 +10,9 @@ from benchmarks import reference
 from benchmarks.process import WorkerError
 from benchmarks.workload import BATCH, GATE_STEPS, Workload, scaled
 
+# How much further one member's losses may be off than those of all on average: of 64 networks there
+# are always some with an input of a ReLU that is zero to rounding (see `reference.TOLERANCE`).
+OF_ONE = 10
 ORDERS = 0.1  # how far mean losses of an epoch may lie apart: each contestant draws its own order
 AGREEMENT = 0.999  # of classes: two scores may be equal to rounding
 
@@ -43,7 +46,8 @@ class Gate:
     ) -> None:
         """Raise WorkerError with the difference where losses (n, K) are not the reference's."""
         expected = self._losses(optimizer, batch, members, eps_hat)
-        off = float(np.abs(np.array(found) / expected - 1).max())
+        each = np.abs(np.array(found) / expected - 1)
+        off = float(max(each.mean(axis=1).max(), each.max() / OF_ONE))
         if not off <= reference.TOLERANCE:  # NaN is not
             raise WorkerError(
                 f"the first {GATE_STEPS} losses differ from the reference by {off:.1e}, "
