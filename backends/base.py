@@ -40,7 +40,14 @@ class Activation(Protocol):
 
 
 class Backend(Updates):
-    """An array library, the transfers to and from it, and the kernels."""
+    """An array library, the transfers to and from it, and the kernels.
+
+    Attributes
+    ----------
+    steps_at_once : how many steps `compile` is best given in one function
+    """
+
+    steps_at_once: ClassVar[int] = 1
 
     def __init__(self, xp: Namespace, name: str) -> None:
         self.xp = xp

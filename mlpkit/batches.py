@@ -59,7 +59,7 @@ class ArrayBatches:
         sampling: NDArray[np.float64] | None,
     ) -> None:
         self.network, self.data, self.batch_size = network, data, batch_size
-        self.steps: int | None = -(-data.x.shape[-2] // batch_size)
+        self.steps: int = -(-data.x.shape[-2] // batch_size)
         self.form = {
             "samples": int(data.x.shape[-2]),
             "batch_size": batch_size,
@@ -81,24 +81,48 @@ class ArrayBatches:
 
     def epoch(self, epoch: int, first: int) -> Generator[Batch, None, None]:
         """The batches of an epoch from number `first` on."""
-        network, (x, targets, weights) = self.network, self.data
-        xp, n = network.backend.xp, x.shape[-2]
+        network, x, n = self.network, self.data.x, self.data.x.shape[-2]
         starts = range(first * self.batch_size, n, self.batch_size)
         order = self._order(epoch, n)
-        if isinstance(x, np.memmap):
-            host = np.arange(n) if order is None else network.backend.to_numpy(order)
-            ahead = prefetch(read_rows(x, host[i : i + self.batch_size]) for i in starts)
-            inputs = (network.rows(network.place(part)) for part in ahead)
-        else:
-            inputs = (network.rows(x, _slice(order, i, self.batch_size, n)) for i in starts)
-        axis = sample_axis(xp, targets)
-        for i, part in zip(starts, inputs, strict=True):
-            rows = _slice(order, i, self.batch_size, n)
-            yield Batch(
-                part,
-                targets if rows is None else xp.take(targets, rows, axis=axis),
-                weights if rows is None or weights is None else xp.take(weights, rows, axis=-1),
-            )
+        parts = (_slice(order, i, self.batch_size, n) for i in starts)
+        if not isinstance(x, np.memmap):
+            yield from map(self.take, parts)
+            return
+        host = np.arange(n) if order is None else network.backend.to_numpy(order)
+        ahead = prefetch(read_rows(x, host[i : i + self.batch_size]) for i in starts)
+        for part, rows in zip(ahead, parts, strict=True):
+            yield self._take(network.rows(network.place(part)), rows)
+
+    def in_groups(
+        self, epoch: int, first: int, until: int | None, count: int
+    ) -> Generator[Array | Batch, None, None]:
+        """As `epoch`, but the rows (count, n) of so many batches in one, for `take`.
+
+        Batches of another size, and what is left until the number `until`, come one by one.
+        """
+        n, size = self.data.x.shape[-2], self.batch_size
+        order, number = self._order(epoch, n), first
+        until = self.steps if until is None else min(until, self.steps)
+        while number < self.steps:
+            start, stop = number * size, (number + count) * size
+            if order is not None and stop <= n and number + count <= until:
+                yield self.network.backend.xp.reshape(order[start:stop], (count, size))
+                number += count
+            else:
+                yield self.take(_slice(order, start, size, n))
+                number += 1
+
+    def take(self, rows: Array | None) -> Batch:
+        """The samples of the rows (n,); None for all of them."""
+        return self._take(self.network.rows(self.data.x, rows), rows)
+
+    def _take(self, x: Array, rows: Array | None) -> Batch:
+        """x with the targets and weights of its rows."""
+        xp, (_, targets, weights) = self.network.backend.xp, self.data
+        if rows is None:
+            return Batch(x, targets, weights)
+        targets = xp.take(targets, rows, axis=sample_axis(xp, targets))
+        return Batch(x, targets, None if weights is None else xp.take(weights, rows, axis=-1))
 
     def _order(self, epoch: int, n: int) -> Array | None:
         """The samples of an epoch (n,); None for all of them as they stand, in one batch."""

@@ -19,6 +19,11 @@ class Budget:
         if max_seconds is not None:
             self._end = time.perf_counter() + one_number("max_seconds", max_seconds)
 
+    @property
+    def timed(self) -> bool:
+        """Whether the time counts, too."""
+        return self._end is not None
+
     def spent(self, steps: int) -> bool:
         """Whether it ends here, after so many updates."""
         late = self._end is not None and time.perf_counter() >= self._end

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,14 @@ class Callback:
     A callback ends the training after an epoch by setting `trainer.stop`.  One that remembers
     something forgets it in `on_fit_begin`, gives it as named arrays in `state` and, in a training
     that is resumed, takes it back in `restore` right after `on_fit_begin`.
+
+    Attributes
+    ----------
+    every_step : whether an `on_step_end` has to come after each step; where it is False it may come
+        after several, which a GPU then makes without waiting for Python
     """
+
+    every_step: ClassVar[bool] = True
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Before the first epoch of this call."""

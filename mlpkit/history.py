@@ -43,6 +43,11 @@ class EpochLosses:
         self._losses.append(loss)
         self._sizes.append(mass)
 
+    def add_all(self, losses: Array, masses: Array | int) -> None:
+        """Take in those of several batches, each (S,) or (S, K), or a number for all."""
+        for i in range(losses.shape[0]):
+            self.add(losses[i, ...], masses if isinstance(masses, int) else masses[i, ...])
+
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The losses (S,) or (S, K), and what each counts, as many, on the host."""
         if not self._losses:

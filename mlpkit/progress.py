@@ -24,6 +24,8 @@ class Progress(Callback):
     stream : where to write, standard error by default
     """
 
+    every_step = False
+
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream
         self._out: Any = None
@@ -56,7 +58,7 @@ class Progress(Callback):
     def on_step_end(self, trainer: "Trainer") -> None:
         if self._bar is None:
             return
-        self._bar.advance(self._task)
+        self._bar.update(self._task, completed=trainer.steps)
         now = time.monotonic()
         if now - self._looked > REFRESH:
             self._looked = now

@@ -1,7 +1,8 @@
 """Training: the four steps, and the loop around them."""
 
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ from mlpkit.callbacks import Callback, named_callbacks
 from mlpkit.compatibility import check_loss, check_rule
 from mlpkit.constraints import Constraint, check_constraints
 from mlpkit.divergence import QUIET, Divergence
+from mlpkit.groups import Groups
 from mlpkit.history import EpochLosses, History, Row, host_value, mean_loss, read
 from mlpkit.intake import Intake
 from mlpkit.interrupt import deferred
@@ -49,6 +51,8 @@ class Trainer:
         sees each part as a batch.
     average : decay in [0, 1) of a moving average of the weights, see `MovingAverage`; it is
         evaluated beside the weights themselves, and saved with the state
+    compile : whether `fit` records its steps and replays them, where the backend can (as CUDA
+        graphs); the numbers are the same
 
     Attributes
     ----------
@@ -62,6 +66,7 @@ class Trainer:
     losses, form : of the epoch under way: the steps' losses, and what its batches are made from
     columns : of the rows of the current or last `fit`
     callbacks : those of the current or last `fit`, by name
+    records : whether `fit` records its steps, where the backend can
     restored, paused : what `mlpkit.restore_state` found for the callbacks of the next `fit`, and
         what those of a `fit` that was broken off remember; None for nothing
 
@@ -84,6 +89,7 @@ class Trainer:
         constraints: Sequence[Constraint] = (),
         accumulate: int = 1,
         average: PerMember | None = None,
+        compile: bool = True,
     ) -> None:
         optimizer = Adam() if optimizer is None else optimizer
         if not isinstance(network, Network):
@@ -113,7 +119,9 @@ class Trainer:
         self.callbacks: dict[str, Callback] = {}
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
         self.paused: dict[str, dict[str, NDArray[Any]]] | None = None
-        self._compiled = network.backend.compile(self.step) if optimizer.recordable else self.step
+        self.records = compile and optimizer.recordable
+        self._compiled = network.backend.compile(self.step) if self.records else self.step
+        self._groups = Groups(self)
         self._divergence = Divergence()
         self._intake = Intake(network, self.loss)
         check_loss(network, self.loss, self.metrics.values())
@@ -259,7 +267,7 @@ class Trainer:
             self.restored = self.paused = None
             with deferred() as pressed:
                 while self._unfinished() and not budget.spent(self.steps):
-                    row = self._epoch(source, lambda: pressed.is_set() or budget.spent(self.steps))
+                    row = self._epoch(source, budget, pressed)
                     if pressed.is_set() and self.batch:
                         self._interrupted()
                     if validation is not None:
@@ -314,25 +322,34 @@ class Trainer:
             raise ValueError(f"the restored training had callbacks that are missing: {missing}")
 
     @QUIET
-    def _epoch(self, source: ArrayBatches | IterableBatches, leave: Callable[[], bool]) -> Row:
-        """The batches of an epoch that are left, or until told to leave; its row.
+    def _epoch(
+        self, source: ArrayBatches | IterableBatches, budget: Budget, pressed: threading.Event
+    ) -> Row:
+        """The batches of an epoch that are left, until the budget is spent; its row.
 
         The losses are read when it is over.
         """
         backend = self.network.backend
         start, seen = time.perf_counter(), 0
         ended = True
-        with closing(source.epoch(self.epoch, self.batch)) as batches:
-            for batch in batches:
-                self.last_loss = self._compiled(*batch)
-                mass = self.loss.mass(backend, batch.targets, batch.weights)
-                self.losses.add(self.last_loss, mass)
-                self.batch += 1
-                self.steps += 1
-                seen += batch.x.shape[-2]
+        with closing(self._groups.parts(source, budget)) as parts:
+            for part in parts:
+                if isinstance(part, Batch):
+                    self.last_loss = self._compiled(*part)
+                    mass = self.loss.mass(backend, part.targets, part.weights)
+                    self.losses.add(self.last_loss, mass)
+                    steps, samples = 1, part.x.shape[-2]
+                else:
+                    losses, masses = self._groups.run(part)
+                    self.losses.add_all(losses, masses)
+                    self.last_loss = losses[-1, ...]
+                    steps, samples = part.shape[0], part.size
+                self.batch += steps
+                self.steps += steps
+                seen += samples
                 for callback in self.callbacks.values():
                     callback.on_step_end(self)
-                if leave():
+                if pressed.is_set() or budget.spent(self.steps):
                     ended = self.batch == source.steps
                     break
         if self.batch == 0:

@@ -63,7 +63,7 @@ CASES = (
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
-def trainer_and_batch(members, case):
+def trainer_and_batch(members, case, backend=array_api_strict):
     """A trainer that has made a step, and the batch of that step."""
     how = {"loss": "softmax_cross_entropy", "optimizer": RULES[0]} | CASES[case]
     layers = how.pop("layers", [mlpkit.Dense(6, 5), mlpkit.ReLU(), mlpkit.Dropout(0.3)])
@@ -71,7 +71,7 @@ def trainer_and_batch(members, case):
     network = mlpkit.Network(
         [*layers, mlpkit.Dense(5, 4), mlpkit.ReLU(), mlpkit.Dense(4, 3)],
         members=members,
-        backend=array_api_strict,
+        backend=backend,
         multilabel=isinstance(loss, ManyClasses),
     )
     rng = np.random.default_rng(0)

@@ -1,0 +1,108 @@
+"""A step recorded as a CUDA graph, which a GPU runs without Python between its kernels.
+
+Recording is CuPy's stream capture: the step runs once in Python, and its kernels, with the
+addresses of their arrays and the values of their numbers, become nodes of a graph instead of
+running.
+"""
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlpkit.backends.cublas import Handles
+
+if TYPE_CHECKING:
+    from mlpkit.backends.cuda import CuPyBackend
+
+MOST = 8  # graphs of a step: more sets of shapes than that are not worth their memory
+LOCK = threading.Lock()  # of recording: what another thread does would be recorded, too
+log = logging.getLogger("mlpkit")
+
+
+class Graph:
+    """A recorded step.  It keeps all the memory that its nodes use.
+
+    Parameters
+    ----------
+    cupy : the module
+    handles : of cuBLAS
+    step : takes arrays on the device, or None, and returns one
+    arrays : as the step will be given; their shapes and dtypes count
+    """
+
+    def __init__(
+        self, cupy: Any, handles: Handles, step: Callable[..., Any], arrays: tuple[Any, ...]
+    ) -> None:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        self._pool = cupy.cuda.MemoryPool()  # of its own: what it has used, nobody else is given
+        with LOCK, stream, cupy.cuda.using_allocator(self._pool.malloc), uncollected():
+            self._inputs = [None if a is None else cupy.empty_like(a) for a in arrays]
+            handles.current()  # cannot be made while recording
+            try:
+                stream.begin_capture()
+                try:
+                    self._output = step(*self._inputs)
+                finally:
+                    self._graph = stream.end_capture()
+            finally:
+                self._handle = handles.take()
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Run it on the current stream; the result is a copy, which the next run leaves alone."""
+        for own, given in zip(self._inputs, arrays, strict=True):
+            if own is not None:
+                own[...] = given
+        self._graph.launch()
+        return self._output.copy()
+
+
+@contextmanager
+def uncollected() -> Generator[None, None, None]:
+    """Without the garbage collector, which might free a CUDA object in between."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class Recorded:
+    """A step that is run at first, and recorded when it comes with the same shapes again.
+
+    The first run compiles its kernels and uploads its constants, which cannot be recorded.  A step
+    that cannot be recorded at all goes on being run, and the log says why.
+    """
+
+    def __init__(self, backend: "CuPyBackend", step: Callable[..., Any]) -> None:
+        self._backend, self._step = backend, step
+        self._run: dict[
+            Any, Callable[..., Any] | None
+        ] = {}  # by shapes and dtypes; None: seen once
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy records anew: a graph belongs to a device and to its arrays."""
+        return Recorded, (self._backend, self._step)
+
+    def __call__(self, *arrays: Any) -> Any:
+        if not all(a is None or self._backend.owns(a) for a in arrays):
+            return self._step(*arrays)
+        kind = tuple(None if a is None else (a.shape, a.dtype.char) for a in arrays)
+        if kind not in self._run:
+            self._run[kind] = None if len(self._run) < MOST else self._step
+            return self._step(*arrays)
+        run = self._run[kind]
+        if run is None:
+            run = self._run[kind] = self._record(arrays)
+        return run(*arrays)
+
+    def _record(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
+        try:
+            return Graph(self._backend.cupy, self._backend.handles, self._step, arrays)
+        except Exception as error:  # whatever it is, the step itself will say it again
+            log.warning("the step cannot be recorded as a CUDA graph, and is run: %s", error)
+            return self._step

@@ -1,0 +1,106 @@
+"""What only a GPU can show, beside the whole suite on its backend: `pytest -m gpu`."""
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from test_cuda import graphs, state
+
+import mlpkit
+from mlpkit.backends import get_backend
+
+pytestmark = pytest.mark.gpu
+DATA = mlpkit.data.digits(1024)
+MOST_NODES = 45  # of a step of Adam
+
+
+@pytest.fixture
+def cupy():
+    get_backend("cupy")
+    import cupy
+
+    return cupy
+
+
+def trained(backend="cupy", epochs=3, seed=0, **how):
+    network = mlpkit.MLP([784, 64, 10], dropout=0.1, backend=backend, seed=seed)
+    trainer = mlpkit.Trainer(network, **how)
+    trainer.fit(*(network.backend.asarray(a) for a in DATA), epochs=epochs, batch_size=128)
+    return trainer
+
+
+def test_two_hundred_steps_are_those_of_the_cpu():
+    on_gpu, on_cpu = (
+        state(trained(name, epochs=25, optimizer=mlpkit.SGD(0.05, momentum=0.9)))[0]
+        for name in ("cupy", "numpy")
+    )
+    assert np.abs(on_gpu - on_cpu).max() <= 1e-3 * np.abs(on_cpu).max()
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_training_gives_the_same_bits_again(compile):
+    for one, other in zip(
+        state(trained(compile=compile)), state(trained(compile=compile)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_recorded_and_run_it_gives_the_same_bits():
+    for one, other in zip(state(trained()), state(trained(compile=False)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_graph_has_kernels_alone_and_not_more_than_it_needs():
+    (graph,) = graphs(trained()._compiled)
+    text = graph._graph.debug_dot_str()
+    nodes = re.findall(r'^"graph_\d+_node_\d+"\s*\[', text, re.MULTILINE)
+    assert 0 < len(nodes) <= MOST_NODES
+    assert not re.search(r"HtoD|DtoH|MEM_?ALLOC", text)
+
+
+def test_fifty_epochs_take_no_more_memory_than_five(cupy):
+    pool = cupy.get_default_memory_pool()
+    trainer = trained(epochs=5)
+    data = [trainer.network.backend.asarray(a) for a in DATA]
+    trainer.fit(*data, epochs=6, batch_size=128)
+    before = pool.used_bytes()
+    trainer.fit(*data, epochs=56, batch_size=128)
+    assert pool.used_bytes() <= before + 1024 * 50 * 8  # the losses of the history
+
+
+def test_trainings_on_two_threads_and_streams_disturb_each_other_in_nothing(cupy):
+    alone = [state(trained(seed=seed)) for seed in (1, 2)]
+    found = {}
+
+    def work(seed):
+        with cupy.cuda.Stream(non_blocking=True):
+            found[seed] = state(trained(seed=seed))
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for seed, wanted in zip((1, 2), alone, strict=True):
+        for one, other in zip(found[seed], wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_too_little_memory_is_an_error_that_names_the_size_and_can_be_survived(cupy):
+    with pytest.raises(
+        cupy.cuda.memory.OutOfMemoryError, match=r"Out of memory allocating [\d,]+ bytes"
+    ):
+        mlpkit.MLP([2**20, 2**20], backend="cupy")
+    assert trained(epochs=1).history.rows[-1]["loss"] > 0
+
+
+@pytest.mark.torch
+def test_tensors_on_the_gpu_are_taken_and_given_without_a_copy(cupy):
+    torch = pytest.importorskip("torch")
+    tensor = torch.rand(32, 784, device="cuda")
+    backend = get_backend("cupy")
+    array = backend.asarray(tensor)
+    assert array.data.ptr == tensor.data_ptr()
+    scores = mlpkit.MLP([784, 10], backend="cupy").predict_scores(tensor)
+    assert torch.from_dlpack(scores).data_ptr() == scores.data.ptr
