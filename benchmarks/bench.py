@@ -26,6 +26,7 @@ class Settings:
     quick: bool
     threads: int
     device: str
+    precision: str
     timeout: float
 
 
@@ -40,7 +41,7 @@ class Bench:
     def __init__(self, settings: Settings, workload: Workload, data: Path) -> None:
         self.settings, self.data = settings, data
         self.seconds = 0.01 if settings.quick else 0.1  # of a block
-        self.gate = Gate(workload)
+        self.gate = Gate(workload, settings.precision)
         self.workers: dict[str, Worker] = {}
         self.about: dict[str, dict[str, Any]] = {}
         for name in settings.names:
@@ -49,7 +50,7 @@ class Bench:
     def worker(self, name: str, caches: Path | None = None) -> Worker:
         """A new one."""
         how = self.settings
-        return Worker(name, how.device, how.threads, self.data, how.timeout, caches)
+        return Worker(name, how.device, how.precision, how.threads, self.data, how.timeout, caches)
 
     def _begin(self, name: str) -> None:
         try:

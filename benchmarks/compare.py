@@ -7,7 +7,7 @@ contestant runs in a process of its own, passes a gate (its first losses are tho
 NumPy), and is then measured: in turn with the others, block by block, where a job times blocks.
 The file of results is written after every job.  It holds
 
-    machine, python, versions, data, command, date, threads, device, repeats, quick
+    machine, python, versions, data, command, date, threads, device, precision, repeats, quick
     contestants   name: version, requirement, how the library is used, thread pools; or void: why
     jobs          job: table: unit, less_is_better, rows, mlpkit_against_best_peer
       rows        contestant: column: median, min, max, iqr, raw (every repeat); or void: why
@@ -58,6 +58,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bfloat16"),
+        default="float32",
+        help="of matrix products on a GPU",
+    )
+    parser.add_argument(
         "--timeout", type=float, default=900.0, help="seconds that an answer may take"
     )
     parser.add_argument(
@@ -72,13 +78,16 @@ def arguments() -> argparse.Namespace:
             parser.error(f"unknown {kind} {unknown[0]!r}; there are {', '.join(known)}")
     if options.repeats is None:
         options.repeats = 2 if options.quick else 9
+    if options.device == "cpu" and options.precision != "float32":
+        parser.error("--precision is for --device cuda")
     if not min(options.repeats, options.threads) >= 1 or not options.timeout > 0:
         parser.error("--repeats and --threads are 1 or more, --timeout is above 0")
     whole = not options.quick and {*options.only} == {*CONTESTANTS}
     if options.output is None:
         if options.jobs or not whole:
             parser.error("a run of some jobs or contestants, or a quick one, needs --output FILE")
-        options.output = Path(f"benchmarks/results/compare_{options.device}.json")
+        kind = options.device + ("" if options.precision == "float32" else f"_{options.precision}")
+        options.output = Path(f"benchmarks/results/compare_{kind}.json")
     try:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=options.output.parent).close()
@@ -111,8 +120,9 @@ def main() -> None:
     options = arguments()
     names = tuple(name for name in CONTESTANTS if name in options.only)
     settings = Settings(
-        names, options.repeats, options.quick, options.threads, options.device, options.timeout
-    )
+        names, options.repeats, options.quick, options.threads, options.device,
+        options.precision, options.timeout,
+    )  # fmt: skip
     wanted = options.jobs or list(JOBS)
     workload, data = load(MEMBERS if "members" in wanted else SEEDS)
     if options.quick:
@@ -130,6 +140,7 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "threads": settings.threads,
         "device": settings.device,
+        "precision": settings.precision,
         "repeats": settings.repeats,
         "quick": settings.quick,
         "jobs": {},

@@ -11,7 +11,7 @@ from benchmarks.process import WorkerError
 from benchmarks.workload import BATCH, GATE_STEPS, Workload, scaled
 
 # How much further one member's losses may be off than those of all on average: of 64 networks there
-# are always some with an input of a ReLU that is zero to rounding (see `reference.TOLERANCE`).
+# are always some with an input of a ReLU that is zero to rounding (see `reference.TOLERANCES`).
 OF_ONE = 10
 ORDERS = 0.1  # how far mean losses of an epoch may lie apart: each contestant draws its own order
 AGREEMENT = 0.999  # of classes: two scores may be equal to rounding
@@ -20,8 +20,8 @@ AGREEMENT = 0.999  # of classes: two scores may be equal to rounding
 class Gate:
     """Compares with the reference, which it computes once."""
 
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
+    def __init__(self, workload: Workload, precision: str) -> None:
+        self.workload, self.tolerance = workload, reference.TOLERANCES[precision]
         self._losses, self._epoch = cache(self.losses), cache(self.epoch)
         self._classes = cache(self.classes)
 
@@ -48,10 +48,10 @@ class Gate:
         expected = self._losses(optimizer, batch, members, eps_hat)
         each = np.abs(np.array(found) / expected - 1)
         off = float(max(each.mean(axis=1).max(), each.max() / OF_ONE))
-        if not off <= reference.TOLERANCE:  # NaN is not
+        if not off <= self.tolerance:  # NaN is not
             raise WorkerError(
                 f"the first {GATE_STEPS} losses differ from the reference by {off:.1e}, "
-                f"allowed are {reference.TOLERANCE:.0e}"
+                f"allowed are {self.tolerance:.0e}"
             )
 
     def check_epoch(self, found: float) -> None:

@@ -26,7 +26,7 @@ class Worker:
 
     Parameters
     ----------
-    name, device, threads, data : see `benchmarks.worker`
+    name, device, precision, threads, data : see `benchmarks.worker`
     timeout : seconds until a worker that does not answer is killed
     caches : folder for what compilers keep; None for the user's own
     """
@@ -35,6 +35,7 @@ class Worker:
         self,
         name: str,
         device: str,
+        precision: str,
         threads: int,
         data: Path,
         timeout: float,
@@ -46,7 +47,7 @@ class Worker:
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         if caches is not None:
             environment |= {cache: str(caches / cache) for cache in CACHES}
-        options = ["--device", device, "--data", str(data)]
+        options = ["--device", device, "--precision", precision, "--data", str(data)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", name, *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,

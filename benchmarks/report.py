@@ -112,7 +112,7 @@ def plot(table: Table, title: str, path: Path) -> None:
         above = [cell["max"] - cell["median"] for _, cell in points]
         axes.errorbar(
             batches, median, yerr=(below, above), label=name, color=f"C{index}",
-            marker="osD^v<>P"[index], markersize=4, capsize=3,
+            marker="osD^v*<>P"[index], markersize=4, capsize=3,
             linewidth=2.5 if name == "mlpkit" else 1.2,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel=table["unit"], title=title)

@@ -1,6 +1,6 @@
 """A contestant in a process of its own, which answers requests: lines of JSON on stdin and stdout.
 
-    python -m benchmarks.worker NAME --device cpu --data FOLDER
+    python -m benchmarks.worker NAME --device cpu --precision float32 --data FOLDER
 
 A request names one of `Server`'s methods as "do", with its arguments; the answer is what that
 returns, or {"error": why}.  The driver limits threads, see `benchmarks.process`.
@@ -27,11 +27,11 @@ from benchmarks.workload import GATE_STEPS, MAX_EPOCHS, Workload, scaled
 class Server:
     """What the driver may ask for."""
 
-    def __init__(self, name: str, device: str, data: Path) -> None:
+    def __init__(self, name: str, device: str, precision: str, data: Path) -> None:
         kind = find(name)
         if device not in kind.devices:
             raise NotOfferedError(f"does not run on {device}")
-        self.contestant = kind(device)
+        self.contestant = kind(device, precision)
         self.workload = Workload.read(data)
         self.cells: dict[str, cells.Cell] = {}
 
@@ -135,13 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--device", required=True)
+    parser.add_argument("--precision", required=True)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        server = Server(options.name, options.device, options.data)
+        server = Server(options.name, options.device, options.precision, options.data)
     except ImportError as error:
         print(json.dumps({"error": f"not installed ({error})"}), file=answers, flush=True)
     except Exception as error:

@@ -10,6 +10,7 @@ CONTESTANTS = {
     "scikit-learn": "sklearn.ScikitLearn",
     "pytorch eager": "pytorch.Eager",
     "pytorch compiled": "pytorch.Compiled",
+    "pytorch captured": "pytorch.Captured",
     "jax jit": "jax.Jit",
     "jax scan": "jax.Scan",
     "thinc": "thinc.Thinc",

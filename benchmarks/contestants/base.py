@@ -60,8 +60,8 @@ class Contestant(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     eps_hat: ClassVar[bool] = False
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, precision: str) -> None:
+        self.device, self.precision = device, precision
 
     @abstractmethod
     def place(self, batches: Sequence[Batch]) -> Any:

@@ -77,6 +77,7 @@ def over_batches(step: Step, state: State, batches: Any, rounds: Any) -> tuple[S
     return jax.lax.fori_loop(0, rounds, one_round, (state, jnp.zeros(shapes.shape, shapes.dtype)))
 
 
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 RULES: dict[str, Step] = {"SGD": sgd, "Adam": adam}
 STEPS: dict[tuple[str, bool], Step] = {
     (name, stacked): many(rule) if stacked else rule
@@ -97,10 +98,10 @@ class Jit(Contestant):
     how = "the whole step under jit, its state donated; vmap over members"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
-    def __init__(self, device: str) -> None:
-        super().__init__(device)
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
         jax.config.update("jax_default_device", jax.devices(device)[0])
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 
     def place(self, batches: Sequence[Batch]) -> Any:
         return [jax.device_put((x, y.astype(np.int32))) for x, y in batches]

@@ -24,11 +24,14 @@ class OnBackend(Contestant):
         return [(put(x), put(y)) for x, y in batches]
 
     def network(self, params: Floats, optimizer: str, seed: int = 0) -> Training:
-        return _Training(mlpkit.MLP(SIZES, backend=self.backend), params, optimizer, seed)
+        return _Training(self.built(None), params, optimizer, seed)
 
     def networks(self, params: Floats, optimizer: str) -> Training:
-        network = mlpkit.MLP(SIZES, members=len(params), backend=self.backend)
-        return _Training(network, params, optimizer, seed=0)
+        return _Training(self.built(len(params)), params, optimizer, seed=0)
+
+    def built(self, members: int | None) -> mlpkit.Network:
+        precision = None if self.precision == "float32" else self.precision
+        return mlpkit.MLP(SIZES, members=members, backend=self.backend, precision=precision)
 
     def products(self, size: int) -> Callable[[], object]:
         """Forward, dW, and dx of all layers but the first."""
@@ -73,11 +76,11 @@ class Fast(OnBackend):
 
     requirement = "mlpkit[fast]"
     imports = "from mlpkit import MLP, Adam, Trainer, get_backend; get_backend('numpy')"
-    how = "trainer.step, trainer.fit and predict; members=K"
+    how = "trainer.step, compiled on a GPU, trainer.fit and predict; members=K"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
-    def __init__(self, device: str) -> None:
-        super().__init__(device)
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
         self.backend = mlpkit.get_backend("numpy" if device == "cpu" else "cupy")
         if type(self.backend) is NumPyBackend:
             raise NotOfferedError("the extra mlpkit[fast] is not installed")
@@ -90,8 +93,8 @@ class Plain(OnBackend):
     imports = "from mlpkit import MLP, Adam, Trainer; from mlpkit.backends.cpu import NumPyBackend"
     how = "as mlpkit, with backend=NumPyBackend()"
 
-    def __init__(self, device: str) -> None:
-        super().__init__(device)
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
         self.backend = NumPyBackend()
 
 
@@ -102,10 +105,11 @@ class _Training(Training):
         network.params[...] = network.backend.asarray(params)
         self.backend = network.backend
         self.trainer = mlpkit.Trainer(network, optimizer=rule, seed=seed)
+        self.step = network.backend.compile(self.trainer.step)
 
     def run(self, placed: Any, rounds: int = 1) -> NDArray[Any]:
         for _ in range(rounds):
-            losses = [self.trainer.step(x, y) for x, y in placed]
+            losses = [self.step(x, y) for x, y in placed]
         self.backend.synchronize()
         return np.stack([self.backend.to_numpy(loss) for loss in losses])
 

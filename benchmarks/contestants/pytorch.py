@@ -1,6 +1,7 @@
 """PyTorch, eager and compiled."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch.func import grad_and_value
 from torch.nn.functional import cross_entropy, linear, relu
 
-from benchmarks.contestants.base import Contestant, Training
+from benchmarks.contestants.base import Contestant, NotOfferedError, Training
 from benchmarks.workload import BATCH, BETAS, EPS, LR, MOMENTUM, Batch, Floats, unflatten
 
 Params = list[torch.Tensor]  # W (H, D), b (H,), W, b, ...; (K, ...) of members
@@ -41,9 +42,11 @@ class Eager(Contestant):
     loss: Callable[..., torch.Tensor] = staticmethod(loss)
     of_members: Callable[..., Any] = staticmethod(of_members)
 
-    def __init__(self, device: str) -> None:
-        super().__init__(device)
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
         torch.zeros(1, device=device)  # fails here where there is no such device
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        self.rounded = partial(torch.autocast, device, torch.bfloat16, precision == "bfloat16")
 
     def put(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -84,10 +87,23 @@ class Compiled(Eager):
     loss = staticmethod(torch.compile(loss, dynamic=False))
     of_members = staticmethod(torch.compile(of_members, dynamic=False))
 
-    def __init__(self, device: str) -> None:
-        super().__init__(device)
+    def __init__(self, device: str, precision: str) -> None:
+        super().__init__(device, precision)
         torch._dynamo.config.recompile_limit = 64  # a graph for each batch size
         torch._dynamo.config.fail_on_recompile_limit_hit = True  # not eager, unnoticed
+
+
+class Captured(Eager):
+    """The step of eager, captured by hand."""
+
+    how = "torch.cuda.graph of the whole step; capturable=True, fused=True optimizer"
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    def network(self, params: Floats, optimizer: str, seed: int = 0) -> "_Training":
+        return _Captured(self, own(params), optimizer, seed)
+
+    def networks(self, params: Floats, optimizer: str) -> Training:
+        raise NotOfferedError("one network: members are those of eager")
 
 
 def own(params: Floats) -> list[Floats]:
@@ -111,7 +127,8 @@ class _Training(Training):
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         self.optimizer.zero_grad()
-        loss = self.contestant.loss(self.params, x, y)
+        with self.contestant.rounded():
+            loss = self.contestant.loss(self.params, x, y)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -144,9 +161,57 @@ class _Training(Training):
 
 class _Members(_Training):
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), self.contestant.rounded():
             grads, losses = self.contestant.of_members(self.params, x, y)
         for param, grad in zip(self.params, grads, strict=True):
             param.grad = grad
         self.optimizer.step()
         return losses
+
+
+class _Captured(_Training):
+    def __init__(
+        self, contestant: Eager, params: Sequence[Floats], optimizer: str, seed: int
+    ) -> None:
+        super().__init__(contestant, params, optimizer, seed)
+        if optimizer == "Adam":
+            self.optimizer = torch.optim.Adam(
+                self.params, LR[optimizer], BETAS, EPS, fused=True, capturable=True
+            )
+        self.graphs: dict[int, tuple[Any, ...]] = {}  # by batch size, with input and output
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if len(x) not in self.graphs:
+            self.graphs[len(x)] = self.capture(x, y)
+        graph, own_x, own_y, loss = self.graphs[len(x)]
+        own_x.copy_(x)
+        own_y.copy_(y)
+        graph.replay()
+        return loss.clone()
+
+    def capture(self, x: torch.Tensor, y: torch.Tensor) -> tuple[Any, ...]:
+        """After a few steps on a stream aside, as torch.cuda.graph wants; they are undone."""
+        x, y, before = x.clone(), y.clone(), [param.detach().clone() for param in self.params]
+        memory = [value.clone() for value in self.remembered()]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                super().step(x, y)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad()
+        with torch.cuda.graph(graph):
+            loss = super().step(x, y)
+        memory = memory or [torch.zeros_like(value) for value in self.remembered()]
+        with torch.no_grad():
+            for changed, value in zip(
+                (*self.params, *self.remembered()), (*before, *memory), strict=True
+            ):
+                changed.copy_(value)
+        return graph, x, y, loss
+
+    def remembered(self) -> list[torch.Tensor]:
+        """What the optimizer keeps of earlier steps."""
+        states = self.optimizer.state.values()
+        return [value for state in states for value in state.values() if torch.is_tensor(value)]

@@ -10,13 +10,14 @@ from benchmarks.load import load
 from benchmarks.workload import BATCH
 
 MICROSECONDS = 1e6
+SIZES = {"cpu": (1, 8, 32, 128, 512, 2048), "cuda": (32, 128, 512, 2048, 8192)}
 PRODUCTS = "{}: its matrix products"  # the name of a row
 
 
 def step(bench: Bench) -> dict[str, Table]:
     """us per step on float32 batches in memory, by batch size."""
     names = bench.settings.names
-    sizes = (8, 32) if bench.settings.quick else (1, 8, 32, 128, 512, 2048)
+    sizes = SIZES[bench.settings.device][: 2 if bench.settings.quick else None]
     tables = {}
     for optimizer in ("Adam", "SGD"):
         columns = {}
