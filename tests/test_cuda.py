@@ -61,7 +61,7 @@ def graphs(step):
 @pytest.mark.parametrize("members", [None, 3])
 @EVERY_CASE
 def test_a_recorded_step_is_the_step(cuda, members, case):
-    """Of every loss, rule, layer, penalty and constraint, to the last bit."""
+    """Of every loss, rule, layer, penalty and constraint, to the last bit; and about NumPy's."""
     trainer, batch = trainer_and_batch(members, case, cuda)
     eager = [cuda.to_numpy(trainer.step(*batch)) for _ in range(STEPS)]
     twin, batch = trainer_and_batch(members, case, cuda)
@@ -70,19 +70,10 @@ def test_a_recorded_step_is_the_step(cuda, members, case):
     assert len(graphs(step)) == 1
     assert_equal(eager, map(cuda.to_numpy, recorded))  # the losses of earlier steps are still there
     assert_equal(state(trainer), state(twin))
-
-
-@pytest.mark.parametrize("members", [None, 3])
-@EVERY_CASE
-def test_a_training_is_that_of_numpy(cuda, members, case):
-    found = []
-    for backend in (cuda, NumPyBackend()):
-        trainer, batch = trainer_and_batch(members, case, backend)
-        step = backend.compile(trainer.step)
-        for _ in range(STEPS):
-            step(*batch)
-        found.append(state(trainer)[0])
-    np.testing.assert_allclose(*found, atol=2e-5)
+    plain, batch = trainer_and_batch(members, case, NumPyBackend())
+    for _ in range(STEPS):
+        plain.step(*batch)
+    np.testing.assert_allclose(state(twin)[0], plain.network.params, atol=2e-5)
 
 
 def test_fit_records_by_itself_one_graph_for_each_size_of_batch(cuda):
@@ -220,11 +211,11 @@ FITS = {
 @pytest.mark.parametrize("how", FITS)
 def test_an_epoch_in_groups_of_steps_is_the_epoch(cuda, members, how):
     """37 batches an epoch: two groups of 16, and five by themselves, the last of them smaller."""
-    found = []
+    found, rng = [], np.random.default_rng(0)
+    x, y = cuda.asarray(rng.random((73, 9)), np.float32), cuda.asarray(rng.integers(0, 3, 73))
     for compile in (True, False):
-        net = mlpkit.MLP([784, 6, 10], dropout=0.2, backend=cuda, members=members)
+        net = mlpkit.MLP([9, 6, 3], dropout=0.2, backend=cuda, members=members)
         trainer = mlpkit.Trainer(net, compile=compile, average=0.9)
-        x, y = (cuda.asarray(a) for a in mlpkit.data.digits(73))
         counting = Counting(every_step=False)
         how_here = dict(FITS[how])
         if "weights" in how_here:
