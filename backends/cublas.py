@@ -5,6 +5,7 @@ are transposed, and knows no TF32.  Formats and names: cublas_api.h.
 """
 
 import ctypes
+import sys
 import threading
 from typing import Any
 
@@ -45,7 +46,7 @@ class Cublas:
         self._call("cublasSetWorkspace_v2", self._handle, *workspace)
 
     def __del__(self) -> None:
-        if self._handle:
+        if self._handle and not sys.is_finalizing():  # when the driver may be gone
             self._library.cublasDestroy_v2(self._handle)
 
     def _call(self, name: str, *arguments: Any) -> None:

@@ -4,6 +4,8 @@ What they do not cover (other dtypes and layouts, activations but ReLU, distribu
 runs as written in `Backend`.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ WARP = 32
 LANES, WIDTH = 16, 32  # as in layers.cu
 ON_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 ROWS = 256  # of a chunk of a sum over the batch
+MOST = 65_535  # blocks along the second and third axis of a grid
 
 
 class BackendUnavailableError(RuntimeError):
@@ -25,7 +28,8 @@ class BackendUnavailableError(RuntimeError):
 
 def _suits(array: Array) -> bool:
     """Whether there are kernels for arrays like this one: floating point, by rows, without gaps."""
-    return bool(array.dtype.char in "fd" and array.ndim in (2, 3) and array.flags.c_contiguous)
+    known = array.dtype.char in "fd" and array.ndim in (2, 3) and array.flags.c_contiguous
+    return bool(known and array.size and array.shape[0] <= MOST and array.shape[-2] <= MOST * ROWS)
 
 
 def _suits_bias(bias: Array, z: Array) -> bool:
@@ -54,6 +58,26 @@ def _by_rows(array: Array) -> bool:
 
 def _or_null(array: Array | None) -> Any:
     return NULL if array is None else array
+
+
+def _where_it_suits(rule: Callable[..., None]) -> Callable[..., None]:
+    """The kernel of an update rule where arrays suit it, elsewhere the generic rule.
+
+    Parameters (P,) or (K, P) without gaps, others like them, and settings in float64 do.
+    """
+
+    @wraps(rule)
+    def update(self: "CuPyBackend", params: Array, *arguments: Any, **named: Any) -> None:
+        K = params.size // params.shape[-1] if params.size else 0
+        kind, arrays = (params.dtype, params.shape), [*arguments, *named.values()]
+        suits = params.dtype.char in "fd" and 0 < K <= MOST and params.flags.c_contiguous
+        for array in filter(self.owns, arrays):
+            alike = (array.dtype, array.shape) == kind
+            setting = array.dtype == np.float64 and array.size in (1, K)
+            suits = suits and (alike or setting) and array.flags.c_contiguous
+        (rule if suits else getattr(Backend, rule.__name__))(self, params, *arguments, **named)
+
+    return update
 
 
 class CuPyBackend(Backend):
@@ -162,8 +186,9 @@ class CuPyBackend(Backend):
             dz = self.cupy.empty_like(y)
             self._sum_rows("relu_gradient", (dy, y, dz), dbias)
             return dz
-        dz = self.cupy.ascontiguousarray(activation.gradient(self.xp, dy, z, y))
-        self._sum_rows("sum_rows", (dz,), dbias)
+        dz = activation.gradient(self.xp, dy, z, y)
+        summed = self.xp.astype(dz, dbias.dtype, copy=False)
+        self._sum_rows("sum_rows", (self.cupy.ascontiguousarray(summed),), dbias)
         return dz
 
     def _sum_rows(self, name: str, arrays: tuple[Array, ...], total: Array) -> None:
@@ -271,6 +296,7 @@ class CuPyBackend(Backend):
         run = self._kernel("updates", rule, params.dtype)
         run(blocks(P, params.size // P), (BLOCK,), (params, *arguments, P))
 
+    @_where_it_suits
     def sgd(
         self,
         params: Array,
@@ -284,6 +310,7 @@ class CuPyBackend(Backend):
         settings = map(setting, (lr, momentum, weight_decay))
         self._update("sgd", params, grads, _or_null(velocity), *settings, int(nesterov))
 
+    @_where_it_suits
     def rmsprop(
         self,
         params: Array,
@@ -301,6 +328,7 @@ class CuPyBackend(Backend):
         memory = square, _or_null(mean), _or_null(velocity)
         self._update("rmsprop", params, grads, *memory, *settings)
 
+    @_where_it_suits
     def adagrad(
         self,
         params: Array,
@@ -315,6 +343,7 @@ class CuPyBackend(Backend):
         settings = map(setting, (lr, lr_decay, eps))
         self._update("adagrad", params, grads, total, *settings, step, setting(weight_decay))
 
+    @_where_it_suits
     def adam(
         self,
         params: Array,
@@ -333,6 +362,7 @@ class CuPyBackend(Backend):
         decay = setting(weight_decay), int(decoupled)
         self._update("adam", params, grads, mean, square, *settings, step, *decay)
 
+    @_where_it_suits
     def nadam(
         self,
         params: Array,
@@ -353,6 +383,7 @@ class CuPyBackend(Backend):
         decay = setting(weight_decay)
         self._update("nadam", params, grads, mean, square, *settings, step, decay)
 
+    @_where_it_suits
     def lion(
         self,
         params: Array,

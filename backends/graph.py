@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlpkit.backends.cuda import CuPyBackend
 
 MOST = 8  # graphs of a step: more sets of shapes than that are not worth their memory
-LOCK = threading.Lock()  # of recording: what another thread does would be recorded, too
+LOCK = threading.Lock()  # of recording: the garbage collector is switched off for all threads
 log = logging.getLogger("mlpkit")
 
 
@@ -36,7 +36,7 @@ class Graph:
     def __init__(
         self, cupy: Any, handles: Handles, step: Callable[..., Any], arrays: tuple[Any, ...]
     ) -> None:
-        stream = cupy.cuda.Stream(non_blocking=True)
+        self._stream = stream = cupy.cuda.Stream(non_blocking=True)  # which the handle knows
         self._pool = cupy.cuda.MemoryPool()  # of its own: what it has used, nobody else is given
         with LOCK, stream, cupy.cuda.using_allocator(self._pool.malloc), uncollected():
             self._inputs = [None if a is None else cupy.empty_like(a) for a in arrays]
@@ -51,7 +51,10 @@ class Graph:
                 self._handle = handles.take()
 
     def __call__(self, *arrays: Any) -> Any:
-        """Run it on the current stream; the result is a copy, which the next run leaves alone."""
+        """Run it on the current stream; the result is a copy, which the next run leaves alone.
+
+        One stream at a time: the next one waits for it (`stream.synchronize()`).
+        """
         for own, given in zip(self._inputs, arrays, strict=True):
             if own is not None:
                 own[...] = given
@@ -80,9 +83,8 @@ class Recorded:
 
     def __init__(self, backend: "CuPyBackend", step: Callable[..., Any]) -> None:
         self._backend, self._step = backend, step
-        self._run: dict[
-            Any, Callable[..., Any] | None
-        ] = {}  # by shapes and dtypes; None: seen once
+        self._seen: set[Any] = set()  # devices, shapes and dtypes
+        self._runs: dict[Any, Callable[..., Any]] = {}  # how to run it, by those
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy records anew: a graph belongs to a device and to its arrays."""
@@ -91,14 +93,14 @@ class Recorded:
     def __call__(self, *arrays: Any) -> Any:
         if not all(a is None or self._backend.owns(a) for a in arrays):
             return self._step(*arrays)
-        kind = tuple(None if a is None else (a.shape, a.dtype.char) for a in arrays)
-        if kind not in self._run:
-            self._run[kind] = None if len(self._run) < MOST else self._step
-            return self._step(*arrays)
-        run = self._run[kind]
-        if run is None:
-            run = self._run[kind] = self._record(arrays)
-        return run(*arrays)
+        shapes = (None if a is None else (a.shape, a.dtype.char) for a in arrays)
+        kind = (self._backend.cupy.cuda.Device().id, *shapes)
+        if kind not in self._runs:
+            if kind not in self._seen or len(self._runs) == MOST:
+                self._seen.add(kind)
+                return self._step(*arrays)
+            self._runs[kind] = self._record(arrays)
+        return self._runs[kind](*arrays)
 
     def _record(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
         try:

@@ -24,7 +24,6 @@ class Groups:
         self._trainer = trainer
         self._data: Batch | None = None
         self._steps: Callable[[Array], Array] | None = None
-        self._mass: int | None = None  # what each batch counts, where that is a number
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of a trainer has no part in the data."""
@@ -54,24 +53,25 @@ class Groups:
         """Steps on the batches of rows (S, n): losses (S,) or (S, K), and what each counts."""
         assert self._steps is not None
         found = self._steps(rows)
-        return (found[0, ...], found[1, ...]) if self._mass is None else (found, self._mass)
+        if found.ndim == 1 + (self._trainer.network.members is not None):
+            return found, rows.shape[-1]
+        return found[0, ...], found[1, ...]
 
     def _on_rows(self, source: ArrayBatches) -> Callable[[Array], Array]:
         trainer = self._trainer
         backend, xp = trainer.network.backend, trainer.network.backend.xp
 
         def steps(rows: Array) -> Array:
-            """The losses (S, ...); or with what they count, (2, S, ...), where that is an array."""
+            """The losses (S, ...); or with what they count, (2, S, ...), unless that is n."""
             found = None
             for i in range(rows.shape[0]):
                 batch = source.take(rows[i, :])
                 loss = trainer.step(*batch)
                 mass = trainer.loss.mass(backend, batch.targets, batch.weights)
-                self._mass = mass if isinstance(mass, int) else None
+                counted = () if isinstance(mass, int) else (2,)
                 if found is None:
-                    stack = () if self._mass is not None else (2,)
-                    found = xp.zeros((*stack, rows.shape[0], *loss.shape), dtype=loss.dtype)
-                if self._mass is None:
+                    found = xp.zeros((*counted, rows.shape[0], *loss.shape), dtype=loss.dtype)
+                if counted:
                     found[0, i, ...], found[1, i, ...] = loss, mass
                 else:
                     found[i, ...] = loss
@@ -81,4 +81,5 @@ class Groups:
 
 
 def looks_at_every_step(callback: Callback) -> bool:
-    return callback.every_step and type(callback).on_step_end is not Callback.on_step_end
+    own = getattr(callback.on_step_end, "__func__", None) is not Callback.on_step_end
+    return callback.every_step and own

@@ -120,12 +120,18 @@ class Trainer:
         self.restored: dict[str, dict[str, NDArray[Any]]] | None = None
         self.paused: dict[str, dict[str, NDArray[Any]]] | None = None
         self.records = compile and optimizer.recordable
-        self._compiled = network.backend.compile(self.step) if self.records else self.step
-        self._groups = Groups(self)
+        self._begin_to_record()
         self._divergence = Divergence()
         self._intake = Intake(network, self.loss)
         check_loss(network, self.loss, self.metrics.values())
         check_rule(network, optimizer, self.constraints)
+
+    def _begin_to_record(self) -> None:
+        """Forget what was recorded; it holds for a run whose length is known, or not known."""
+        compile = self.network.backend.compile
+        self._compiled = compile(self.step) if self.records else self.step
+        self._groups = Groups(self)
+        self._length_is_known = self.optimizer.run_steps is not None
 
     # ---- one step ------------------------------------------------------------------------------
 
@@ -259,6 +265,8 @@ class Trainer:
         if source.steps is not None:
             lengths.append(epochs * source.steps)
         self.optimizer.begin_run(min(lengths, default=None))
+        if self._length_is_known != (self.optimizer.run_steps is not None):
+            self._begin_to_record()
         try:
             for name, callback in self.callbacks.items():
                 callback.on_fit_begin(self)

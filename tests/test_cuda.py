@@ -52,7 +52,7 @@ def assert_equal(some, others):
 
 
 def graphs(step):
-    return [run for run in step._run.values() if isinstance(run, Graph)]
+    return [run for run in step._runs.values() if isinstance(run, Graph)]
 
 
 # ---- recording -----------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_copies_of_a_recorded_training_go_on_exactly(cuda):
     assert isinstance(twins[0]._compiled, Recorded)
 
 
-def test_two_trainings_on_two_threads(cuda):
+def test_a_thread_of_its_own_has_handles_of_its_own(cuda):
     def train(seed):
         trainer = mlpkit.Trainer(mlpkit.MLP([784, 8, 10], backend=cuda, seed=seed))
         data = [cuda.asarray(a) for a in mlpkit.data.digits(40)]
@@ -184,6 +184,20 @@ def test_two_trainings_on_two_threads(cuda):
         worker.join()  # the shim has one current thread
     for seed in (1, 2):
         assert_equal(alone[seed], found[seed])
+
+
+def test_a_run_of_unknown_length_is_recorded_anew(cuda):
+    """With a schedule that needs the length, it is refused also where steps were recorded."""
+
+    class Endless:
+        def __iter__(self):
+            yield from batches
+
+    trainer, (x, y) = small(cuda, optimizer=mlpkit.SGD(mlpkit.schedules.cosine(0.1)))
+    batches = [(x[:20], y[:20]), (x[20:], y[20:])]
+    trainer.fit(x, y, epochs=2, batch_size=20)
+    with pytest.raises(ValueError, match="length of the run"):
+        trainer.fit(Endless(), epochs=4)
 
 
 # ---- several steps at once -----------------------------------------------------------------------
@@ -248,6 +262,17 @@ def test_the_group_is_recorded_once_for_the_same_arrays(cuda):
     assert not graphs(trainer._groups._steps)
 
 
+def test_groups_of_another_size_count_as_much(cuda):
+    rng, losses = np.random.default_rng(0), []
+    x, y = cuda.asarray(rng.random((143, 9)), np.float32), cuda.asarray(rng.integers(0, 3, 143))
+    for compile in (True, False):
+        trainer = mlpkit.Trainer(mlpkit.MLP([9, 3], backend=cuda), compile=compile)
+        for epochs, size in ((1, 2), (2, 4), (3, 2)):
+            trainer.fit(x, y, epochs=epochs, batch_size=size)
+        losses.append([row["loss"] for row in trainer.history.rows])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
 def test_an_epoch_that_was_broken_off_goes_on_in_groups(cuda, tmp_path):
     whole, data = small(cuda)
     whole.fit(*data, epochs=2, batch_size=2)
@@ -300,6 +325,24 @@ def test_products_of_any_layout(cuda, draw, shape):
         cuda.to_numpy(cuda.matmul(wide[..., 1:5], b)),
         cuda.to_numpy(wide)[..., 1:5] @ cuda.to_numpy(b),
     )
+
+
+def test_updates_of_vectors_with_gaps_and_of_other_dtypes_are_the_generic_ones(cuda):
+    lr = cuda.asarray(np.array(0.5))
+    for dtype in (np.float32, np.float64):
+        params, grads = cuda.asarray(np.arange(8.0), np.float32), cuda.asarray(np.ones(8), dtype)
+        cuda.sgd(params[::2], grads[::2], None, lr)
+        np.testing.assert_array_equal(cuda.to_numpy(params), [-0.5, 1, 1.5, 3, 3.5, 5, 5.5, 7])
+
+
+def test_a_bias_gradient_of_a_gradient_of_another_dtype(cuda):
+    class Doubled(mlpkit.Identity):
+        def gradient(self, xp, dy, z, y):
+            return xp.astype(2 * dy, xp.float64)
+
+    z, dbias = cuda.asarray(np.ones((3, 2)), np.float32), cuda.asarray(np.zeros(2), np.float32)
+    cuda.bias_activation_gradient(z, z, z, Doubled(), dbias)
+    np.testing.assert_array_equal(cuda.to_numpy(dbias), 6)
 
 
 # ---- other libraries' arrays ---------------------------------------------------------------------

@@ -115,7 +115,7 @@ def run_all(cuda):
 
 @needs_compiler
 @pytest.mark.skipif(shutil.which("gcov") is None, reason="gcov is not installed")
-def test_every_line_of_the_sources_can_be_run(monkeypatch, tmp_path):
+def test_every_line_of_the_sources_is_run(monkeypatch, tmp_path):
     counted = partial(emulator.build, folder=tmp_path, flags=("--coverage",))
     monkeypatch.setattr(cupy_stub.RawModule, "build", staticmethod(counted))
     cuda = cupy_stub.backend()

@@ -4,7 +4,7 @@
 // and sample weights have a distance of 0 from member to member where all members share them.
 #include "device.h"
 
-#define LANES 32  // of a warp, which has a sample
+#define WARP 32  // lanes that share a sample
 #define ALL 0xffffffffu
 
 INLINE real weight_of_class(const real* c_C, index_t label, index_t C)
@@ -15,13 +15,13 @@ INLINE real weight_of_class(const real* c_C, index_t label, index_t C)
 
 INLINE real sum_of_warp(real mine)
 {
-    for (int offset = LANES / 2; offset; offset /= 2) mine += __shfl_xor_sync(ALL, mine, offset);
+    for (int offset = WARP / 2; offset; offset /= 2) mine += __shfl_xor_sync(ALL, mine, offset);
     return mine;
 }
 
 INLINE real max_of_warp(real mine)  // NaN if one of them is
 {
-    for (int offset = LANES / 2; offset; offset /= 2) {
+    for (int offset = WARP / 2; offset; offset /= 2) {
         real other = __shfl_xor_sync(ALL, mine, offset);
         if (!(other <= mine)) mine = mine == mine ? other : mine;
     }
@@ -31,11 +31,11 @@ INLINE real max_of_warp(real mine)  // NaN if one of them is
 // The sum over the block's warps, in each thread of the first one.
 INLINE real sum_of_block(real mine)
 {
-    __shared__ real warps[LANES];
+    __shared__ real warps[WARP];
     real sum = sum_of_warp(mine);
-    if (threadIdx.x % LANES == 0) warps[threadIdx.x / LANES] = sum;
+    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = sum;
     __syncthreads();
-    return sum_of_warp(threadIdx.x < blockDim.x / LANES ? warps[threadIdx.x] : (real)0);
+    return sum_of_warp(threadIdx.x < blockDim.x / WARP ? warps[threadIdx.x] : (real)0);
 }
 
 // total_k = sum_n w_n c_label, or 1 where that is nothing.  A block for each member.
@@ -59,8 +59,8 @@ KERNEL label_cross_entropy(
     index_t smoothing_step, const real* c_C, const real* w_KN, index_t w_step, const real* total_K,
     real* loss_KN, real* ds_KNC, index_t N, index_t C)
 {
-    index_t k = blockIdx.y, lane = threadIdx.x % LANES;
-    index_t n = (index_t)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
+    index_t k = blockIdx.y, lane = threadIdx.x % WARP;
+    index_t n = (index_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (n >= N) return;  // the whole warp
     const real* s = s_KNC + (k * N + n) * C;
     real* ds = ds_KNC + (k * N + n) * C;
@@ -70,11 +70,11 @@ KERNEL label_cross_entropy(
     real share = (w_KN ? w_KN[k * w_step + n] : (real)1) / (total_K ? total_K[k] : (real)N);
 
     real top = lane < C ? s[lane] : s[0];
-    for (index_t c = lane; c < C; c += LANES)
-        if (!(s[c] <= top)) top = s[c];
+    for (index_t c = lane; c < C; c += WARP)
+        if (top == top && !(s[c] <= top)) top = s[c];  // NaN stays
     top = max_of_warp(top);
     real exps = 0, mass = 0, logs = 0;
-    for (index_t c = lane; c < C; c += LANES) {
+    for (index_t c = lane; c < C; c += WARP) {
         real q = weight_of_class(c_C, c, C) * (spread + (c == label ? peak : (real)0));
         exps += exp(s[c] - top);
         mass += q;
@@ -83,7 +83,7 @@ KERNEL label_cross_entropy(
     exps = sum_of_warp(exps);
     mass = sum_of_warp(mass);
     logs = sum_of_warp(logs);
-    for (index_t c = lane; c < C; c += LANES) {
+    for (index_t c = lane; c < C; c += WARP) {
         real q = weight_of_class(c_C, c, C) * (spread + (c == label ? peak : (real)0));
         ds[c] = share * (exp(s[c] - top) / exps * mass - q);
     }

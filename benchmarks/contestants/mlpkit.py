@@ -106,6 +106,7 @@ class _Training(Training):
         self.backend = network.backend
         self.trainer = mlpkit.Trainer(network, optimizer=rule, seed=seed)
         self.step = network.backend.compile(self.trainer.step)
+        self.data: tuple[Any, Any] | None = None
 
     def run(self, placed: Any, rounds: int = 1) -> NDArray[Any]:
         for _ in range(rounds):
@@ -114,7 +115,10 @@ class _Training(Training):
         return np.stack([self.backend.to_numpy(loss) for loss in losses])
 
     def epoch(self, x: NDArray[np.uint8], y: NDArray[np.uint8]) -> float:
-        history = self.trainer.fit(x, y, epochs=self.trainer.epoch + 1, batch_size=BATCH)
+        if self.data is None:  # on a GPU they stay there: what was recorded is for these arrays
+            put = self.backend.asarray
+            self.data = (x, y) if self.backend.name == "numpy" else (put(x), put(y, np.int64))
+        history = self.trainer.fit(*self.data, epochs=self.trainer.epoch + 1, batch_size=BATCH)
         return float(history.rows[-1]["loss"])
 
     def classes(self, x: Floats) -> NDArray[Any]:

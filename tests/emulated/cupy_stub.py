@@ -109,8 +109,8 @@ class ndarray(np.ndarray):  # noqa: N801
 
     def __getitem__(self, index):
         index = index if isinstance(index, tuple) else (index,)
-        if any(getattr(i, "dtype", None) == np.bool for i in index):
-            no_reading()  # the shape depends on values
+        if any(getattr(i, "dtype", None) == np.bool or isinstance(i, list) for i in index):
+            no_reading()  # the shape depends on values; or the index is uploaded
         if Ellipsis not in index:
             index = (*index, ...)  # an array also where it has no axes
         return run(np.ndarray.__getitem__, (self, index), {})
@@ -312,10 +312,15 @@ SEEDS = iter(range(10**9))
 
 
 def launch(library, name, grid, block, arguments):
+    grid = tuple(max(1, size) for size in grid)  # as CuPy does
+    if max(grid[1:], default=1) > 65_535 or np.prod(block) > 1024:
+        raise ValueError(f"a grid of {grid}, blocks of {block}")
     values = []
     for argument in arguments:
         if isinstance(argument, ndarray):
             argument = np.uintp(argument.ctypes.data)
+        elif isinstance(argument, bool):
+            raise TypeError("a bool is one byte for CuPy")
         elif isinstance(argument, int):
             argument = np.int64(argument)
         values.append(np.array(argument))
