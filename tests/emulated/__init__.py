@@ -6,7 +6,7 @@ import pytest
 
 from emulated import cupy_stub, emulator
 
-needs_compiler = pytest.mark.skipif(emulator.compiler() is None, reason="g++ is not installed")
+needs_compiler = pytest.mark.skipif(emulator.compiler() is None, reason="no g++ on Linux")
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -35,8 +36,8 @@ class KernelError(RuntimeError):
 
 
 def compiler():
-    """The path of g++, or None."""
-    return shutil.which("g++")
+    """The path of g++; None where there is none, or no ELF, whose sections the shim needs."""
+    return shutil.which("g++") if sys.platform == "linux" else None
 
 
 def build(source, macros, folder=FOLDER, flags=()):
