@@ -217,7 +217,7 @@ class CuPyBackend(Backend):
         fit = fit and (class_weights is None or class_weights.shape == scores.shape[-1:])
         fit = fit and all(a.flags.c_contiguous for a in (*given, targets))
         fit = fit and all(a.dtype == scores.dtype for a in given)
-        if targets.dtype != np.int64 or not _suits(scores) or not fit or 0 in scores.shape:
+        if targets.dtype != np.int64 or not _suits(scores) or not fit:
             return super().softmax_cross_entropy(
                 scores, targets, label_smoothing, class_weights, sample_weights
             )

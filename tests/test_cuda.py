@@ -4,7 +4,6 @@ That its kernels give what the generic ones give is in test_kernels.py.
 """
 
 import copy
-import pickle
 import threading
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from emulated import cupy_stub, emulated_backend, needs_compiler
 from test_step import EVERY_CASE, trainer_and_batch
 
 import mlpkit
-from mlpkit.backends import get_backend
+from mlpkit.backends import find_backend, get_backend
 from mlpkit.backends.cpu import NumPyBackend
 from mlpkit.backends.graph import MOST, Graph, Recorded
 
@@ -370,4 +369,5 @@ def test_arrays_of_other_libraries_on_the_host_are_refused(cuda):
 
 
 def test_a_pickle_names_the_backend(cuda):
-    assert pickle.dumps(cuda)
+    for precision in (None, "tf32"):
+        assert cuda.at(precision).__reduce__() == (find_backend, ("cupy", precision))
