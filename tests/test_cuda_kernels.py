@@ -3,6 +3,7 @@
 That each kernel gives what the generic one gives is in test_kernels.py.
 """
 
+import io
 import json
 import re
 import shutil
@@ -132,22 +133,21 @@ def test_every_line_of_the_sources_is_run(monkeypatch, tmp_path):
         assert [line["line_number"] for line in lines if line["count"] == 0] == []
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+@pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES)
-def test_sources_compile_for_gpus_without_spilling_registers(tmp_path, file, architecture):
-    source = tmp_path / f"{file}.cu"
-    source.write_text(cuda_kernels.source(file))
-    macros = [f"-D{name}={value}" for name, value in MACROS.items()]
-    done = subprocess.run(
-        [
-            "nvcc", "--cubin", "-std=c++17", f"-arch=sm_{architecture}", "-Xptxas", "-v",
-            *macros, "-o", tmp_path / "kernels.cubin", source,
-        ],
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+def test_sources_compile_for_gpus_without_spilling_registers(file, architecture, real):
+    pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC is not installed")
+    from cuda.core import Program, ProgramOptions
+
+    options = ProgramOptions(
+        std="c++17",
+        arch=f"sm_{architecture}",
+        define_macro=[f"{name}={value}" for name, value in (MACROS | {"REAL": real}).items()],
+        ptxas_options=["-v"],
+    )
+    log = io.StringIO()
+    Program(cuda_kernels.source(file), "c++", options).compile("cubin", logs=log)
+    spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log.getvalue())
     assert spilled
     assert set(spilled) == {("0", "0")}
