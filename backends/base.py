@@ -302,20 +302,17 @@ class Backend(Updates):
         words = xp.stack(pair, axis=-1)
         return xp.reshape(words, (*words.shape[:-2], 2 * words.shape[-2]))[..., :size]
 
-    def dropout_mask(
-        self,
-        shape: tuple[int, ...],
-        key: Array,
-        step: Array,
-        threshold: Array,
-        scale: Array,
-    ) -> Array:
-        """0 where the random word is below `threshold`, `scale` elsewhere; (..., N, H).
+    def dropout(
+        self, x: Array, key: Array, step: Array, threshold: Array, scale: Array
+    ) -> tuple[Array, Array]:
+        """x times a mask, and the mask: 0 where the random word is below `threshold`, else `scale`.
 
-        `shape` is that of one member, (N, H); with a key (K, 2) the mask is (K, N, H).
-        `threshold` is () or (K, 1, 1) int64, the dropped share of 2**32.
+        Both are (N, H), or (K, N, H) with a key (K, 2), also where the members share x (N, H).
+        `threshold` is () or (K, 1, 1) int64, the dropped share of 2**32; `scale` is of the dtype
+        of x.
         """
-        xp = self.xp
-        bits = self.random_bits(key, step, shape[0] * shape[1])
-        keep = xp.reshape(bits, (*bits.shape[:-1], *shape)) >= threshold
-        return xp.astype(keep, scale.dtype) * scale
+        xp, (rows, width) = self.xp, x.shape[-2:]
+        bits = self.random_bits(key, step, rows * width)
+        keep = xp.reshape(bits, (*bits.shape[:-1], rows, width)) >= threshold
+        mask = xp.astype(keep, scale.dtype) * scale
+        return x * mask, mask

@@ -153,17 +153,17 @@ class CompiledBackend(NumPyBackend):
         cpu_random.words(COUNT, key, int(step), words)
         return words.reshape(*key.shape[:-1], -1)[..., :size]
 
-    def dropout_mask(
-        self,
-        shape: tuple[int, ...],
-        key: Array,
-        step: Array,
-        threshold: Array,
-        scale: Array,
-    ) -> Array:
-        mask = np.empty((*key.shape[:-1], shape[0] * shape[1]), scale.dtype)
-        cpu_random.mask(COUNT, key, int(step), *_settings(threshold, scale), mask)
-        return mask.reshape(*key.shape[:-1], *shape)
+    def dropout(
+        self, x: Array, key: Array, step: Array, threshold: Array, scale: Array
+    ) -> tuple[Array, Array]:
+        if not _suits(x) or x.dtype != scale.dtype or not x.size:
+            return super().dropout(x, key, step, threshold, scale)
+        y = np.empty((*key.shape[:-1], *x.shape[-2:]), x.dtype)
+        mask, settings = np.empty_like(y), _settings(threshold, scale)
+        size = x.shape[-2] * x.shape[-1]
+        flat = (np.ascontiguousarray(a).reshape(-1, size) for a in (x, y, mask))
+        cpu_random.dropout(COUNT, key, int(step), *settings, *flat)
+        return y, mask
 
     # ---- updates -----------------------------------------------------------------------------
 

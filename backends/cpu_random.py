@@ -1,4 +1,4 @@
-"""Threefry compiled: random words, and masks of dropout without the words in memory."""
+"""Threefry compiled: random words, and dropout without the words in memory."""
 
 from typing import Any
 
@@ -64,26 +64,33 @@ def words(threads: int, keys: Any, step: int, out: Any) -> None:
 
 
 @serial
-def _mask(i: int, parts: int, keys: Any, step: int, threshold: Any, scale: Any, out: Any) -> None:
+def _dropout(
+    i: int, parts: int, keys: Any, step: int, threshold: Any, scale: Any, x: Any, y: Any, mask: Any
+) -> None:
     k, part = i // parts, i % parts
-    key, mask, counter = flat(keys)[k], flat(out)[k], np.uint32(step)
-    k0, k1, pairs = np.uint32(key[0]), np.uint32(key[1]), len(mask) // 2
-    least, kept, zero = of_member(threshold, k), of_member(scale, k), mask.dtype.type(0)
+    key, counter, given, kept, m = flat(keys)[k], np.uint32(step), x[k % len(x)], y[k], mask[k]
+    k0, k1, pairs = np.uint32(key[0]), np.uint32(key[1]), len(m) // 2
+    least, factor, zero = of_member(threshold, k), of_member(scale, k), m.dtype.type(0)
     for pair in range(pairs * part // parts, pairs * (part + 1) // parts):
         x0, x1 = _threefry(k0, k1, np.uint32(pair), counter)
-        mask[2 * pair] = kept if x0 >= least else zero
-        mask[2 * pair + 1] = kept if x1 >= least else zero
-    if part == parts - 1 and len(mask) % 2:
+        m[2 * pair] = factor if x0 >= least else zero
+        m[2 * pair + 1] = factor if x1 >= least else zero
+        kept[2 * pair] = given[2 * pair] * m[2 * pair]
+        kept[2 * pair + 1] = given[2 * pair + 1] * m[2 * pair + 1]
+    if part == parts - 1 and len(m) % 2:
         x0, _ = _threefry(k0, k1, np.uint32(pairs), counter)
-        mask[len(mask) - 1] = kept if x0 >= least else zero
+        m[len(m) - 1] = factor if x0 >= least else zero
+        kept[len(m) - 1] = given[len(m) - 1] * m[len(m) - 1]
 
 
 @parallel
-def mask(threads: int, keys: Any, step: int, threshold: Any, scale: Any, out: Any) -> None:
-    """`Backend.dropout_mask` into out (S,) or (K, S)."""
-    pieces, parts = _in_pairs(len(flat(out)), out.shape[-1] // 2, threads)
+def dropout(
+    threads: int, keys: Any, step: int, threshold: Any, scale: Any, x: Any, y: Any, mask: Any
+) -> None:
+    """`Backend.dropout` of x (1, S) or (K, S) into y and mask (K, S)."""
+    pieces, parts = _in_pairs(len(y), y.shape[-1] // 2, threads)
     if pieces == 1:
-        _mask(0, parts, keys, step, threshold, scale, out)
+        _dropout(0, parts, keys, step, threshold, scale, x, y, mask)
     else:
         for i in prange(pieces):
-            _mask(i, parts, keys, step, threshold, scale, out)
+            _dropout(i, parts, keys, step, threshold, scale, x, y, mask)

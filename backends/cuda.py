@@ -264,29 +264,27 @@ class CuPyBackend(Backend):
         return taken
 
     def random_bits(self, key: Array, step: Array, size: int) -> Array:
+        K = key.size // 2
+        if not size or K > MOST:
+            return super().random_bits(key, step, size)
         words = self.cupy.empty((*key.shape[:-1], size), np.uint32)
-        if size:
-            key = self.cupy.ascontiguousarray(key)
-            run = self._kernel("random", "random_words", np.dtype("f"))
-            run(blocks(-(-size // 2), key.size // 2), (BLOCK,), (key, step, words, size))
+        run = self._kernel("random", "random_words", np.dtype("f"))
+        arguments = self.cupy.ascontiguousarray(key), step, words, size
+        run(blocks(-(-size // 2), K), (BLOCK,), arguments)
         return words
 
-    def dropout_mask(
-        self,
-        shape: tuple[int, ...],
-        key: Array,
-        step: Array,
-        threshold: Array,
-        scale: Array,
-    ) -> Array:
-        mask = self.cupy.empty((*key.shape[:-1], *shape), scale.dtype)
-        size = shape[0] * shape[1]
-        if size:
-            key = self.cupy.ascontiguousarray(key)
-            steps = (threshold, int(threshold.size > 1), scale, int(scale.size > 1))
-            run = self._kernel("random", "dropout_mask", scale.dtype)
-            run(blocks(-(-size // 2), key.size // 2), (BLOCK,), (key, step, *steps, mask, size))
-        return mask
+    def dropout(
+        self, x: Array, key: Array, step: Array, threshold: Array, scale: Array
+    ) -> tuple[Array, Array]:
+        y = self.cupy.empty((*key.shape[:-1], *x.shape[-2:]), x.dtype)
+        if not _suits(x) or not _suits(y) or x.dtype != scale.dtype:
+            return super().dropout(x, key, step, threshold, scale)
+        mask, size, K = self.cupy.empty_like(y), x.shape[-2] * x.shape[-1], key.size // 2
+        settings = threshold, int(threshold.size > 1), scale, int(scale.size > 1)
+        run = self._kernel("random", "dropout", x.dtype)
+        arguments = self.cupy.ascontiguousarray(key), step, *settings, x, _step(x, 3), y, mask, size
+        run(blocks(-(-size // 2), K), (BLOCK,), arguments)
+        return y, mask
 
     # ---- updates -------------------------------------------------------------------------------
 

@@ -164,12 +164,12 @@ def test_random_bits(measure: Measure, rng: Rng) -> None:
     measure("random_bits, 60,000", kernel, rng.integers(0, 2**32, 2), 7)
 
 
-def test_dropout_mask(measure: Measure, rng: Rng) -> None:
-    def kernel(b: Backend, key: Array, step: Array, threshold: Array, scale: Array) -> Array:
-        return b.dropout_mask((N, H), key, step, threshold, scale)
+def test_dropout(measure: Measure, rng: Rng) -> None:
+    def kernel(b: Backend, x: Array, key: Array, *settings: Array) -> tuple[Array, Array]:
+        return b.dropout(x, key, *settings)
 
-    key = rng.integers(0, 2**32, 2)
-    measure("dropout_mask", kernel, key, 7, int(0.2 * 2**32), np.float32(1.25))
+    x, key = rng.standard_normal((N, H), np.float32), rng.integers(0, 2**32, 2)
+    measure("dropout", kernel, x, key, 7, int(0.2 * 2**32), np.float32(1.25))
 
 
 # ---- updates -------------------------------------------------------------------------------------

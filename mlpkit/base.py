@@ -23,7 +23,7 @@ class Context:
         overwrites the gradients.
     buffers : what the layer remembers from one training pass to the next, in views like those of
         the parameters; it writes into them itself.
-    key : (2,) or (K, 2) int64, the layer's random key, for `Backend.dropout_mask`.
+    key : (2,) or (K, 2) int64, the layer's random key, for `Backend.dropout`.
     passes : () int64 on the device, the number of training passes begun: the key's step.
     inner : the contexts of the layers that the layer is made of.
     """

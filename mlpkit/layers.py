@@ -99,8 +99,8 @@ class Dropout(Layer):
         backend, xp = context.backend, context.backend.xp
         thresholds = per_member(lambda rate: int(rate * 2**32), self.rate)
         scales = per_member(lambda rate: 1 / (1 - rate), self.rate)
-        mask = backend.dropout_mask(
-            x.shape[-2:],
+        y, mask = backend.dropout(
+            x,
             context.key,
             context.passes,
             backend.constant(thresholds, xp.int64, ndim=3),
@@ -110,4 +110,4 @@ class Dropout(Layer):
         def backward(dy: Array, need_dx: bool) -> Array | None:
             return dy * mask if need_dx else None
 
-        return x * mask, backward
+        return y, backward

@@ -319,16 +319,18 @@ def test_gather_rows(name, k, n, d, dtype, rows, seed):
 @pytest.mark.parametrize("name", OVERRIDING)
 @given(
     k=members,
+    shared=st.booleans(),
     size=st.integers(1, 99),
     step=st.integers(0, 2**32 - 1),
     rate=st.floats(0, 0.99),
     seed=seeds,
 )
-def test_random_bits_and_dropout_mask_are_equal_to_the_bit(name, k, size, step, rate, seed):
+def test_random_bits_and_dropout_are_equal_to_the_bit(name, k, shared, size, step, rate, seed):
     case = Case(name, "float64", seed)
     case.tolerance = 0
     key = case.backend.asarray(case.rng.integers(0, 2**32, (*k, 2)))
     step = case.backend.asarray(step, case.backend.xp.int64)
     case.compare("random_bits", key, step, size)
     threshold = case.backend.asarray(int(rate * 2**32), case.backend.xp.int64)
-    case.compare("dropout_mask", (size, 3), key, step, threshold, case.scalar(()))
+    x = case.normal(*(() if shared else k), size, 3)
+    case.compare("dropout", x, key, step, threshold, case.scalar(()))

@@ -35,18 +35,22 @@ KERNEL random_words(const index_t* key_K2, const index_t* step, word_t* word_KS,
     }
 }
 
-// 0 where the word is below the threshold, scale elsewhere.  Grid (pairs, members).
-KERNEL dropout_mask(
+// y = m x, with m 0 where the word is below the threshold, scale elsewhere.  Grid (pairs, members).
+KERNEL dropout(
     const index_t* key_K2, const index_t* step, const index_t* threshold_K, index_t threshold_step,
-    const real* scale_K, index_t scale_step, real* mask_KS, index_t size)
+    const real* scale_K, index_t scale_step, const real* x_KS, index_t x_step, real* y_KS,
+    real* m_KS, index_t size)
 {
     index_t k = blockIdx.y;
     index_t threshold = threshold_K[k * threshold_step];
     real scale = scale_K[k * scale_step];
     for (index_t pair = first_element(); 2 * pair < size; pair += all_threads()) {
-        word_t x0 = (word_t)pair, x1 = (word_t)*step;
-        threefry((word_t)key_K2[2 * k], (word_t)key_K2[2 * k + 1], x0, x1);
-        mask_KS[k * size + 2 * pair] = x0 >= threshold ? scale : (real)0;
-        if (2 * pair + 1 < size) mask_KS[k * size + 2 * pair + 1] = x1 >= threshold ? scale : (real)0;
+        word_t words[2] = {(word_t)pair, (word_t)*step};
+        threefry((word_t)key_K2[2 * k], (word_t)key_K2[2 * k + 1], words[0], words[1]);
+        for (index_t i = 2 * pair; i < 2 * pair + 2 && i < size; ++i) {
+            real m = words[i % 2] >= threshold ? scale : (real)0;
+            m_KS[k * size + i] = m;
+            y_KS[k * size + i] = x_KS[k * x_step + i] * m;
+        }
     }
 }
