@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from emulated import cupy_stub, emulated_backend, needs_compiler
+from emulated import emulated_backend, libraries, memory, needs_compiler
 from test_step import EVERY_CASE, trainer_and_batch
 
 import mlpkit
@@ -24,7 +24,7 @@ STEPS = 5
 @pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
 def cuda(request):
     yield emulated_backend() if request.param == "emulated" else get_backend("cupy")
-    cupy_stub.DEFAULT_POOL.check()
+    memory.DEFAULT_POOL.check()
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_an_error_of_the_step_is_raised_and_leaves_nothing_half_recorded(cuda):
     for _ in range(3):
         with pytest.raises(ValueError, match="expects"):
             step(x[:, :5], y)
-    assert cupy_stub.state.recording is None
+    assert memory.state.recording is None
     twin, _ = small(cuda)
     for _ in range(3):
         assert float(step(x, y)) == float(twin.step(x, y))
@@ -290,7 +290,7 @@ def test_an_epoch_that_was_broken_off_goes_on_in_groups(cuda, tmp_path):
 @pytest.mark.parametrize("precision", [None, "tf32", "bfloat16"])
 def test_the_precision_of_products_is_given_to_cublas(emulated, monkeypatch, precision):
     asked = []
-    library = cupy_stub.CublasLibrary
+    library = libraries.CublasLibrary
     gemm = library.cublasGemmStridedBatchedEx
 
     def noted(self, *arguments):
@@ -305,7 +305,7 @@ def test_the_precision_of_products_is_given_to_cublas(emulated, monkeypatch, pre
 
 
 def test_a_status_of_cublas_is_an_error(emulated, monkeypatch):
-    monkeypatch.setattr(cupy_stub.CublasLibrary, "cublasGemmStridedBatchedEx", lambda *_: 13)
+    monkeypatch.setattr(libraries.CublasLibrary, "cublasGemmStridedBatchedEx", lambda *_: 13)
     with pytest.raises(RuntimeError, match="cublasGemmStridedBatchedEx has returned status 13"):
         emulated.matmul(emulated.xp.ones((2, 3)), emulated.xp.ones((3, 4)))
 

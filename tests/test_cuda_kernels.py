@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from emulated import cupy_stub, emulator, needs_compiler
+from emulated import cupy_stub, emulator, libraries, needs_compiler
 
 import mlpkit
 from mlpkit.backends import cuda_kernels
@@ -118,7 +118,7 @@ def run_all(cuda):
 @pytest.mark.skipif(shutil.which("gcov") is None, reason="gcov is not installed")
 def test_every_line_of_the_sources_is_run(monkeypatch, tmp_path):
     counted = partial(emulator.build, folder=tmp_path, flags=("--coverage",))
-    monkeypatch.setattr(cupy_stub.RawModule, "build", staticmethod(counted))
+    monkeypatch.setattr(libraries.RawModule, "build", staticmethod(counted))
     cuda = cupy_stub.backend()
     run_all(cuda)
     for module in cuda._kernel._modules.values():
