@@ -7,6 +7,8 @@ are transposed, and knows no TF32.  Formats and names: cublas_api.h.
 import ctypes
 import sys
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 NUMBERS = {"f": 0, "d": 1}  # CUDA_R_32F and CUDA_R_64F, by the character of a dtype
@@ -95,7 +97,7 @@ class Cublas:
 
 
 class Handles(threading.local):
-    """The handles of each thread, by device and stream."""
+    """The handles that each thread uses, by device and stream."""
 
     def __init__(self, cupy: Any, library: Any) -> None:
         self._cupy, self._library = cupy, library
@@ -104,14 +106,23 @@ class Handles(threading.local):
     def _key(self) -> tuple[int, int]:
         return self._cupy.cuda.Device().id, self._cupy.cuda.get_current_stream().ptr
 
+    def make(self) -> Cublas:
+        """One for the current stream, which is not kept here."""
+        return Cublas(self._cupy, self._library, self._key()[1])
+
     def current(self) -> Cublas:
         """That of the current stream."""
         key = self._key()
         if key not in self._by_stream:
-            self._by_stream[key] = Cublas(self._cupy, self._library, key[1])
+            self._by_stream[key] = self.make()
         return self._by_stream[key]
 
-    def take(self) -> Cublas:
-        """That of the current stream, which then has none any more."""
-        self.current()
-        return self._by_stream.pop(self._key())
+    @contextmanager
+    def using(self, handle: Cublas) -> Generator[None, None, None]:
+        """With a handle for the current stream that somebody else keeps."""
+        key = self._key()
+        self._by_stream[key] = handle
+        try:
+            yield
+        finally:
+            del self._by_stream[key]

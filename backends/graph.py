@@ -22,33 +22,60 @@ LOCK = threading.Lock()  # of recording: the garbage collector is switched off f
 log = logging.getLogger("mlpkit")
 
 
+@contextmanager
+def uncollected() -> Generator[None, None, None]:
+    """Without the garbage collector, which might free a CUDA object in between."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class Recorder:
+    """What the graphs of a step are recorded with: a stream, its cuBLAS handle, and memory.
+
+    They run one after another, and so may use the same memory for what the step throws away.
+    """
+
+    def __init__(self, cupy: Any, handles: Handles) -> None:
+        self.cupy, self._handles = cupy, handles
+        self.stream = cupy.cuda.Stream(non_blocking=True)  # which the handle knows
+        self._pool = cupy.cuda.MemoryPool()  # of its own: what it has used, nobody else is given
+        with self.stream, cupy.cuda.using_allocator(self._pool.malloc):
+            self._handle = handles.make()  # which cannot be made while recording
+
+    @contextmanager
+    def active(self) -> Generator[None, None, None]:
+        """Arrays and products within are of its memory and on its stream."""
+        allocator = self.cupy.cuda.using_allocator(self._pool.malloc)
+        with LOCK, self.stream, allocator, self._handles.using(self._handle), uncollected():
+            yield
+
+
 class Graph:
     """A recorded step.  It keeps all the memory that its nodes use.
 
     Parameters
     ----------
-    cupy : the module
-    handles : of cuBLAS
+    recorder : of all graphs of the step
     step : takes arrays on the device, or None, and returns one
     arrays : as the step will be given; their shapes and dtypes count
     """
 
     def __init__(
-        self, cupy: Any, handles: Handles, step: Callable[..., Any], arrays: tuple[Any, ...]
+        self, recorder: Recorder, step: Callable[..., Any], arrays: tuple[Any, ...]
     ) -> None:
-        self._stream = stream = cupy.cuda.Stream(non_blocking=True)  # which the handle knows
-        self._pool = cupy.cuda.MemoryPool()  # of its own: what it has used, nobody else is given
-        with LOCK, stream, cupy.cuda.using_allocator(self._pool.malloc), uncollected():
-            self._inputs = [None if a is None else cupy.empty_like(a) for a in arrays]
-            handles.current()  # cannot be made while recording
+        self._recorder, stream = recorder, recorder.stream
+        with recorder.active():
+            self._inputs = [None if a is None else recorder.cupy.empty_like(a) for a in arrays]
+            stream.begin_capture()
             try:
-                stream.begin_capture()
-                try:
-                    self._output = step(*self._inputs)
-                finally:
-                    self._graph = stream.end_capture()
+                self._output = step(*self._inputs)
             finally:
-                self._handle = handles.take()
+                self._graph = stream.end_capture()
 
     def __call__(self, *arrays: Any) -> Any:
         """Run it on the current stream; the result is a copy, which the next run leaves alone.
@@ -62,18 +89,6 @@ class Graph:
         return self._output.copy()
 
 
-@contextmanager
-def uncollected() -> Generator[None, None, None]:
-    """Without the garbage collector, which might free a CUDA object in between."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class Recorded:
     """A step that is run at first, and recorded when it comes with the same shapes again.
 
@@ -85,6 +100,7 @@ class Recorded:
         self._backend, self._step = backend, step
         self._seen: set[Any] = set()  # devices, shapes and dtypes
         self._runs: dict[Any, Callable[..., Any]] = {}  # how to run it, by those
+        self._recorders: dict[int, Recorder] = {}  # by device
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy records anew: a graph belongs to a device and to its arrays."""
@@ -99,12 +115,14 @@ class Recorded:
             if kind not in self._seen or len(self._runs) == MOST:
                 self._seen.add(kind)
                 return self._step(*arrays)
-            self._runs[kind] = self._record(arrays)
+            self._runs[kind] = self._record(kind[0], arrays)
         return self._runs[kind](*arrays)
 
-    def _record(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
+    def _record(self, device: int, arrays: tuple[Any, ...]) -> Callable[..., Any]:
         try:
-            return Graph(self._backend.cupy, self._backend.handles, self._step, arrays)
+            if device not in self._recorders:
+                self._recorders[device] = Recorder(self._backend.cupy, self._backend.handles)
+            return Graph(self._recorders[device], self._step, arrays)
         except Exception as error:  # whatever it is, the step itself will say it again
             log.warning("the step cannot be recorded as a CUDA graph, and is run: %s", error)
             return self._step

@@ -143,6 +143,7 @@ def test_no_more_graphs_are_kept_than_are_worth_it(cuda):
         for _ in range(3):
             step(x[:n], y[:n])
     assert len(graphs(step)) == MOST
+    assert len({graph._recorder for graph in graphs(step)}) == 1  # and its memory and workspace
 
 
 def test_arrays_of_the_host_go_through_the_step_as_it_is(cuda):
