@@ -22,7 +22,8 @@ from mlpkit.backends.updates import Updates
 Array = Any
 Namespace = Any
 DType = Any
-SIGNIFICANT = {"tf32": 11, "bfloat16": 8}  # binary digits of a precision; float32 has 24
+# Binary digits of a precision; float32 has 24.
+SIGNIFICANT = {"tf32": 11, "bfloat16": 8, "float16": 11}
 NUMBERS = ("bool", "integral", "real floating")
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -72,9 +73,11 @@ class Backend(Updates):
     def at(self, precision: str | None) -> "Backend":
         """This backend with the operands of matrix products rounded to a lower precision.
 
-        "tf32" and "bfloat16" keep 11 and 8 significant binary digits; products are summed in
-        float32, as tensor cores do.  Here it shows what a precision does to a training; a backend
-        whose hardware has it overrides `matmul` to be fast.  None for all digits of the dtype.
+        "tf32" and "bfloat16" keep 11 and 8 significant binary digits and the range of float32;
+        "float16" keeps 11 digits between 6e-5 and 65504, fewer down to 6e-8, and is 0 or infinite
+        beyond, which the small gradients of a large batch may be.  Products are summed in float32,
+        as tensor cores do.  Here it shows what a precision does to a training; a backend whose
+        hardware has it overrides `matmul` to be fast.  None for all digits of the dtype.
         """
         if precision == self.precision:
             return self
@@ -188,9 +191,15 @@ class Backend(Updates):
         """An operand at the precision of products, by Veltkamp's splitting (Dekker 1971)."""
         if self.precision is None:
             return a
+        xp = self.xp
         c = a * (2.0 ** (24 - SIGNIFICANT[self.precision]) + 1)
-        high = c - (c - a)
-        return self.xp.where(self.xp.isfinite(c), high, a)
+        high = xp.where(xp.isfinite(c), c - (c - a), a)
+        if self.precision != "float16":
+            return high
+        # Below 2^-14 float16 has multiples of 2^-24, which is what float32 has next to 0.75.
+        high = xp.where(xp.abs(a) < 2.0**-14, (a + 0.75) - 0.75, high)
+        infinite = xp.copysign(xp.full_like(high, xp.inf), high)
+        return xp.where(xp.abs(high) > 65504, infinite, high)
 
     def bias_activation(
         self, z: Array, bias: Array | None, activation: Activation

@@ -14,7 +14,7 @@ from typing import Any
 NUMBERS = {"f": 0, "d": 1}  # CUDA_R_32F and CUDA_R_64F, by the character of a dtype
 # CUBLAS_COMPUTE_32F and its faster kin, which round float32 operands on their way into the tensor
 # cores and sum in float32.
-COMPUTE = {None: 68, "tf32": 77, "bfloat16": 75}
+COMPUTE = {None: 68, "tf32": 77, "bfloat16": 75, "float16": 74}
 COMPUTE_DOUBLE = 70
 DEFAULT_ALGORITHM = -1
 WORKSPACE = 32 << 20  # bytes, what the manual advises on Hopper

@@ -33,7 +33,7 @@ class Network:
     seed : in [0, 2**64), for the initial weights and the dropout masks.  With K members, one seed
         each, or an integer s that stands for s, s + 1, ..., s + K - 1.
     multilabel : whether a sample may have several classes, each output being one of them
-    precision : of the operands of matrix products in float32, "tf32" or "bfloat16", see
+    precision : of the operands of matrix products in float32, "tf32", "bfloat16" or "float16", see
         `Backend.at`; None for float32 itself
 
     Attributes

@@ -288,7 +288,7 @@ def test_an_epoch_that_was_broken_off_goes_on_in_groups(cuda, tmp_path):
 # ---- products ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", [None, "tf32", "bfloat16"])
+@pytest.mark.parametrize("precision", [None, "tf32", "bfloat16", "float16"])
 def test_the_precision_of_products_is_given_to_cublas(emulated, monkeypatch, precision):
     asked = []
     library = libraries.CublasLibrary
@@ -302,7 +302,7 @@ def test_the_precision_of_products_is_given_to_cublas(emulated, monkeypatch, pre
     emulated.at(precision).matmul(
         emulated.xp.ones((2, 3), dtype=np.float32), emulated.xp.ones((3, 4), dtype=np.float32)
     )
-    assert asked == [{None: 68, "tf32": 77, "bfloat16": 75}[precision]]
+    assert asked == [{None: 68, "tf32": 77, "bfloat16": 75, "float16": 74}[precision]]
 
 
 def test_a_status_of_cublas_is_an_error(emulated, monkeypatch):

@@ -9,6 +9,7 @@ from test_cuda import graphs, state
 
 import mlpkit
 from mlpkit.backends import get_backend
+from mlpkit.backends.base import SIGNIFICANT
 
 pytestmark = pytest.mark.gpu
 DATA = mlpkit.data.digits(1024)
@@ -51,6 +52,20 @@ def test_a_training_gives_the_same_bits_again(compile):
 def test_recorded_and_run_it_gives_the_same_bits():
     for one, other in zip(state(trained()), state(trained(compile=False)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("precision", SIGNIFICANT)
+def test_products_of_a_precision_are_on_the_tensor_cores(cupy, precision):
+    """They round to the nearest or towards zero: an operand is off by a unit of the last place."""
+    backend, rng = get_backend("cupy"), np.random.default_rng(0)
+    a, b = (backend.asarray(rng.standard_normal((512, 512)), np.float32) for _ in range(2))
+    found = backend.to_numpy(backend.at(precision).matmul(a, b))
+    host = [backend.to_numpy(array).astype(np.float64) for array in (a, b)]
+    bound = 2 * 2.0 ** (1 - SIGNIFICANT[precision]) * (np.abs(host[0]) @ np.abs(host[1]))
+    error = np.abs(found - host[0] @ host[1])
+    assert (error <= bound).all()
+    full = np.abs(backend.to_numpy(backend.matmul(a, b)) - host[0] @ host[1])
+    assert error.max() > 10 * full.max()
 
 
 def test_a_graph_has_kernels_alone_and_not_more_than_it_needs():
