@@ -4,22 +4,20 @@ What they do not cover (other dtypes and layouts, activations but ReLU, distribu
 runs as written in `Backend`.
 """
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import numpy as np
 
-from mlpkit.backends.base import Activation, Array, Backend, DType, Step
+from mlpkit.backends.base import Activation, Array, DType, Step
 from mlpkit.backends.cublas import Handles, library
-from mlpkit.backends.cuda_kernels import BLOCK, NULL, Kernels, blocks, setting
+from mlpkit.backends.cuda_kernels import BLOCK, MOST, NULL, Kernels, blocks, or_null
+from mlpkit.backends.cuda_updates import CudaUpdates
 from mlpkit.backends.graph import Recorded
 
 WARP = 32
 LANES, WIDTH = 16, 32  # as in layers.cu
 ON_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 ROWS = 256  # of a chunk of a sum over the batch
-MOST = 65_535  # blocks along the second and third axis of a grid
 
 
 class BackendUnavailableError(RuntimeError):
@@ -56,31 +54,7 @@ def _by_rows(array: Array) -> bool:
     return bool(column == size and row >= array.shape[-1] * size and row % size == 0)
 
 
-def _or_null(array: Array | None) -> Any:
-    return NULL if array is None else array
-
-
-def _where_it_suits(rule: Callable[..., None]) -> Callable[..., None]:
-    """The kernel of an update rule where arrays suit it, elsewhere the generic rule.
-
-    Parameters (P,) or (K, P) without gaps, others like them, and settings in float64 do.
-    """
-
-    @wraps(rule)
-    def update(self: "CuPyBackend", params: Array, *arguments: Any, **named: Any) -> None:
-        K = params.size // params.shape[-1] if params.size else 0
-        kind, arrays = (params.dtype, params.shape), [*arguments, *named.values()]
-        suits = params.dtype.char in "fd" and 0 < K <= MOST and params.flags.c_contiguous
-        for array in filter(self.owns, arrays):
-            alike = (array.dtype, array.shape) == kind
-            setting = array.dtype == np.float64 and array.size in (1, K)
-            suits = suits and (alike or setting) and array.flags.c_contiguous
-        (rule if suits else getattr(Backend, rule.__name__))(self, params, *arguments, **named)
-
-    return update
-
-
-class CuPyBackend(Backend):
+class CuPyBackend(CudaUpdates):
     """CuPy on the current CUDA device."""
 
     steps_at_once = 16  # between two graphs a GPU waits for the host
@@ -223,13 +197,13 @@ class CuPyBackend(Backend):
             )
         xp, dtype, (K, N, C) = self.cupy, scores.dtype, _axes(scores)
         labels = targets, _step(targets, 2)
-        weights = _or_null(sample_weights), _step(sample_weights, 2)
-        smoothing = _or_null(label_smoothing), int(getattr(label_smoothing, "size", 0) > 1)
+        weights = or_null(sample_weights), _step(sample_weights, 2)
+        smoothing = or_null(label_smoothing), int(getattr(label_smoothing, "size", 0) > 1)
         total: Any = NULL
         if class_weights is not None or sample_weights is not None:
             total = xp.empty(K, dtype)
             run = self._kernel("loss", "total_weights", dtype)
-            run((K,), (BLOCK,), (*labels, _or_null(class_weights), *weights, total, N, C))
+            run((K,), (BLOCK,), (*labels, or_null(class_weights), *weights, total, N, C))
         of_samples, dscores = xp.empty((K, N), dtype), xp.empty_like(scores)
         loss = xp.empty(scores.shape[:-2], dtype)
         run = self._kernel("loss", "label_cross_entropy", dtype)
@@ -237,7 +211,7 @@ class CuPyBackend(Backend):
             (-(-N // (BLOCK // WARP)), K),
             (BLOCK,),
             (
-                scores, *labels, *smoothing, _or_null(class_weights), *weights, total,
+                scores, *labels, *smoothing, or_null(class_weights), *weights, total,
                 of_samples, dscores, N, C,
             ),
         )  # fmt: skip
@@ -285,112 +259,3 @@ class CuPyBackend(Backend):
         arguments = self.cupy.ascontiguousarray(key), step, *settings, x, _step(x, 3), y, mask, size
         run(blocks(-(-size // 2), K), (BLOCK,), arguments)
         return y, mask
-
-    # ---- updates -------------------------------------------------------------------------------
-
-    def _update(self, rule: str, params: Array, *arguments: Any) -> None:
-        """Run the kernel of a rule on the parameters (P,) or (K, P)."""
-        P = params.shape[-1]
-        run = self._kernel("updates", rule, params.dtype)
-        run(blocks(P, params.size // P), (BLOCK,), (params, *arguments, P))
-
-    @_where_it_suits
-    def sgd(
-        self,
-        params: Array,
-        grads: Array,
-        velocity: Array | None,
-        lr: Array,
-        momentum: Array | None = None,
-        weight_decay: Array | None = None,
-        nesterov: bool = False,
-    ) -> None:
-        settings = map(setting, (lr, momentum, weight_decay))
-        self._update("sgd", params, grads, _or_null(velocity), *settings, int(nesterov))
-
-    @_where_it_suits
-    def rmsprop(
-        self,
-        params: Array,
-        grads: Array,
-        square: Array,
-        mean: Array | None,
-        velocity: Array | None,
-        lr: Array,
-        alpha: Array,
-        eps: Array,
-        momentum: Array | None = None,
-        weight_decay: Array | None = None,
-    ) -> None:
-        settings = map(setting, (lr, alpha, eps, momentum, weight_decay))
-        memory = square, _or_null(mean), _or_null(velocity)
-        self._update("rmsprop", params, grads, *memory, *settings)
-
-    @_where_it_suits
-    def adagrad(
-        self,
-        params: Array,
-        grads: Array,
-        total: Array,
-        lr: Array,
-        lr_decay: Array,
-        eps: Array,
-        step: Array,
-        weight_decay: Array | None = None,
-    ) -> None:
-        settings = map(setting, (lr, lr_decay, eps))
-        self._update("adagrad", params, grads, total, *settings, step, setting(weight_decay))
-
-    @_where_it_suits
-    def adam(
-        self,
-        params: Array,
-        grads: Array,
-        mean: Array,
-        square: Array,
-        lr: Array,
-        beta1: Array,
-        beta2: Array,
-        eps: Array,
-        step: Array,
-        weight_decay: Array | None = None,
-        decoupled: bool = False,
-    ) -> None:
-        settings = map(setting, (lr, beta1, beta2, eps))
-        decay = setting(weight_decay), int(decoupled)
-        self._update("adam", params, grads, mean, square, *settings, step, *decay)
-
-    @_where_it_suits
-    def nadam(
-        self,
-        params: Array,
-        grads: Array,
-        mean: Array,
-        square: Array,
-        mu_product: Array,
-        lr: Array,
-        beta1: Array,
-        beta2: Array,
-        eps: Array,
-        momentum_decay: Array,
-        step: Array,
-        weight_decay: Array | None = None,
-    ) -> None:
-        rates = self._nadam_rates(mu_product, lr, beta1, momentum_decay, step)
-        settings = map(setting, (*rates, beta1, beta2, eps))
-        decay = setting(weight_decay)
-        self._update("nadam", params, grads, mean, square, *settings, step, decay)
-
-    @_where_it_suits
-    def lion(
-        self,
-        params: Array,
-        grads: Array,
-        mean: Array,
-        lr: Array,
-        beta1: Array,
-        beta2: Array,
-        weight_decay: Array | None = None,
-    ) -> None:
-        settings = map(setting, (lr, beta1, beta2, weight_decay))
-        self._update("lion", params, grads, mean, *settings)

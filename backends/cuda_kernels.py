@@ -15,6 +15,7 @@ TYPES = {"f": "float", "d": "double", "B": "unsigned char"}  # in C++, by the ch
 SETTING = np.dtype([("at", np.uintp), ("step", np.int64)])  # the struct of device.h
 NULL = np.uintp(0)
 BLOCK = 256  # threads, where a kernel does not say otherwise
+MOST = 65_535  # blocks along the second and third axis of a grid
 MOST_BLOCKS = 4096  # of a kernel whose threads take more than one element
 
 
@@ -59,3 +60,8 @@ def setting(value: Any) -> Any:
     if value is None:
         return np.array((0, 0), SETTING)
     return np.array((value.data.ptr, int(value.size > 1)), SETTING)
+
+
+def or_null(array: Any) -> Any:
+    """An array, or the null pointer where it is left out, as a kernel takes it."""
+    return NULL if array is None else array

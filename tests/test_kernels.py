@@ -12,6 +12,7 @@ from mlpkit.activations import KINDS
 from mlpkit.backends import Backend, get_backend
 from mlpkit.backends.cpu import NumPyBackend
 from mlpkit.backends.cuda import CuPyBackend
+from mlpkit.backends.cuda_updates import CudaUpdates
 
 OVERRIDING = [
     pytest.param("numpy"),
@@ -26,7 +27,9 @@ dtypes = st.sampled_from(["float32", "float64"])
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.mark.parametrize("kind", [NumPyBackend, CuPyBackend, type(get_backend("numpy"))])
+@pytest.mark.parametrize(
+    "kind", [NumPyBackend, CuPyBackend, CudaUpdates, type(get_backend("numpy"))]
+)
 def test_an_override_has_the_signature_of_the_generic_kernel(kind):
     overrides = [
         name for name, of in vars(kind).items() if not name.startswith("_") and callable(of)
