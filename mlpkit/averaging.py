@@ -48,7 +48,7 @@ class MovingAverage:
         for name in ("params", "buffers"):
             a, w = self.memory[name], getattr(self._of, name)
             a[...] = (1 - share) * a + share * w  # exactly w for a share of 1
-        self.memory["count"][...] = self.memory["count"] + 1
+        self.memory["count"] += 1
 
     def network(self) -> Network:
         """A network with the averaged weights: one and the same, written anew at each call.

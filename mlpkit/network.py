@@ -272,7 +272,7 @@ class Network:
         """
         y = self.rows(self.place(x))
         if train:
-            self.passes[...] = self.passes + 1
+            self.passes += 1
         scores, chain_backward = chain(self.layers, self._contexts, y, train)
 
         def backward(dscores: Array, need_dx: bool = False) -> Array | None:

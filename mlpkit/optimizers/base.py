@@ -83,7 +83,7 @@ class OptimizerState:
     Attributes
     ----------
     memory : name -> array on the device, what the rule remembers
-    count : () int64 on the device, the number of updates made so far
+    count : () float64 on the device, the number of updates made so far
     scale : () or (K, 1) float64 on the device, multiplies the rate of the schedule
     lr : () or (K, 1) float64 on the device, the learning rate of the last update
     run_steps : () float64, the length of the run that schedules refer to; None before `Trainer.fit`
@@ -98,7 +98,7 @@ class OptimizerState:
         self.memory = rule.memory(network)
         self._schedule = rule.schedule
         self._constants = rule.constants(network.backend)
-        self.count = xp.zeros((), dtype=xp.int64)
+        self.count = xp.zeros((), dtype=xp.float64)
         self.scale = xp.ones((network.members, 1) if network.members else (), dtype=xp.float64)
         self.lr = xp.zeros_like(self.scale)
         self.run_steps: Array | None = None
@@ -119,13 +119,11 @@ class OptimizerState:
         A rule that searches wants the loss that the gradients belong to, and `evaluate`, which
         computes both anew for the parameters as they are.
         """
-        network, xp = self.network, self.network.backend.xp
-        step = xp.astype(self.count, xp.float64)
 
         def rate(schedule: Schedule) -> Array:
-            return self.scale * schedule(network.backend, step, self.run_steps)
+            return self.scale * schedule(self.network.backend, self.count, self.run_steps)
 
         self.lr[...] = rate(self._schedule)
-        known = self.memory, self._constants, self.lr, step
-        self.rule.update(Update(network, *known, rate, loss, evaluate))
-        self.count[...] = self.count + 1
+        known = self.memory, self._constants, self.lr, self.count
+        self.rule.update(Update(self.network, *known, rate, loss, evaluate))
+        self.count += 1
