@@ -17,6 +17,7 @@ NUMBERS = {"f": 0, "d": 1}  # CUDA_R_32F and CUDA_R_64F, by the character of a d
 COMPUTE = {None: 68, "tf32": 77, "bfloat16": 75, "float16": 74}
 COMPUTE_DOUBLE = 70
 DEFAULT_ALGORITHM = -1
+RECORDING = threading.RLock()  # one thread at a time
 WORKSPACE = 32 << 20  # bytes, what the manual advises on Hopper
 
 
@@ -49,7 +50,8 @@ class Cublas:
 
     def __del__(self) -> None:
         if self._handle and not sys.is_finalizing():  # when the driver may be gone
-            self._library.cublasDestroy_v2(self._handle)
+            with RECORDING:  # which it would end, for it waits for the whole device
+                self._library.cublasDestroy_v2(self._handle)
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)

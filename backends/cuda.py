@@ -4,11 +4,12 @@ What they do not cover (other dtypes and layouts, activations but ReLU, distribu
 runs as written in `Backend`.
 """
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from mlpkit.backends.base import Activation, Array, DType, Step
+from mlpkit.backends.base import Activation, Array, DType, Namespace, Step
 from mlpkit.backends.cublas import Handles, library
 from mlpkit.backends.cuda_kernels import BLOCK, MOST, NULL, Kernels, blocks, or_null
 from mlpkit.backends.cuda_updates import CudaUpdates
@@ -22,6 +23,15 @@ ROWS = 256  # of a chunk of a sum over the batch
 
 class BackendUnavailableError(RuntimeError):
     """A backend that cannot be used here; the message says why and what to install."""
+
+
+def _array_api(cupy: Any) -> Namespace:
+    """That of array-api-compat, but for a `sign` that reads nothing on the host: CuPy's own."""
+    import array_api_compat.cupy as xp
+
+    namespace = ModuleType(xp.__name__)
+    vars(namespace).update(vars(xp), sign=cupy.sign)
+    return namespace
 
 
 def _suits(array: Array) -> bool:
@@ -61,8 +71,9 @@ class CuPyBackend(CudaUpdates):
 
     def __init__(self) -> None:
         try:
-            import array_api_compat.cupy as xp
             import cupy
+
+            xp = _array_api(cupy)
         except ImportError as error:
             raise BackendUnavailableError(
                 f"backend 'cupy' needs CuPy, which cannot be imported ({error}). Install it with "
@@ -94,7 +105,7 @@ class CuPyBackend(CudaUpdates):
         return super().asarray(values, dtype)
 
     def to_numpy(self, array: Array) -> Array:
-        return array.get()
+        return self.cupy.asnumpy(array)
 
     def synchronize(self) -> None:
         self.cupy.cuda.get_current_stream().synchronize()

@@ -1,7 +1,8 @@
 """The CUDA kernels of the folder `kernels`, compiled for the device at hand.
 
 CuPy compiles them with NVRTC when they are first used, and keeps what it has compiled on the disk,
-by source, architecture and version of the compiler.
+by source, architecture and version of the compiler.  It has them flush numbers that float32 holds
+with fewer digits, those below 1e-38, to zero.
 """
 
 from collections.abc import Callable

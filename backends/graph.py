@@ -7,18 +7,16 @@ running.
 
 import gc
 import logging
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mlpkit.backends.cublas import Handles
+from mlpkit.backends.cublas import RECORDING, Handles
 
 if TYPE_CHECKING:
     from mlpkit.backends.cuda import CuPyBackend
 
 MOST = 8  # graphs of a step: more sets of shapes than that are not worth their memory
-LOCK = threading.Lock()  # of recording: the garbage collector is switched off for all threads
 log = logging.getLogger("mlpkit")
 
 
@@ -51,7 +49,7 @@ class Recorder:
     def active(self) -> Generator[None, None, None]:
         """Arrays and products within are of its memory and on its stream."""
         allocator = self.cupy.cuda.using_allocator(self._pool.malloc)
-        with LOCK, self.stream, allocator, self._handles.using(self._handle), uncollected():
+        with RECORDING, self.stream, allocator, self._handles.using(self._handle), uncollected():
             yield
 
 

@@ -357,6 +357,10 @@ def test_arrays_of_other_libraries_on_the_device_are_taken_without_a_copy(emulat
     assert emulated.asarray(tensor) is own
 
 
+def test_what_is_on_the_host_is_there(cuda):
+    np.testing.assert_array_equal(cuda.to_numpy(np.arange(3)), [0, 1, 2])
+
+
 def test_arrays_of_other_libraries_on_the_host_are_refused(cuda):
     class Tensor:
         def __dlpack__(self):

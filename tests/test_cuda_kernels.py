@@ -144,6 +144,7 @@ def test_sources_compile_for_gpus_and_stay_in_registers(file, architecture, real
         std="c++17",
         arch=f"sm_{architecture}",
         define_macro=[f"{name}={value}" for name, value in (MACROS | {"REAL": real}).items()],
+        ftz=True,  # as CuPy
         ptxas_options=["-v"],
     )
     log = io.StringIO()

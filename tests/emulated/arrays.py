@@ -37,6 +37,8 @@ class ndarray(np.ndarray):  # noqa: N801
         return run(function, arguments, settings)
 
     def __setitem__(self, index, value):
+        if getattr(index, "dtype", None) == np.bool:
+            no_reading()  # how many elements it has
         target = plain(self)[index]
         if not isinstance(target, np.ndarray):  # one element
             target = plain(self)[(*index, ...) if isinstance(index, tuple) else (index, ...)]

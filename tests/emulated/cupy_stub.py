@@ -55,7 +55,18 @@ class Namespace(ModuleType):
     def ascontiguousarray(array):
         return array if array.flags.c_contiguous else run(np.array, (array,), {"order": "C"})
 
+    @staticmethod
+    def asnumpy(array):
+        return array.get() if isinstance(array, ndarray) else np.asarray(array)
+
     isdtype = staticmethod(np.isdtype)
+
+
+def sign(a):
+    """As array-api-compat has it for CuPy."""
+    found = run(np.sign, (a,), {})
+    found[run(np.isnan, (a,), {})] = np.nan
+    return found
 
 
 def backend():
@@ -67,7 +78,7 @@ def backend():
     cuda.Stream, cuda.MemoryPool = Stream, MemoryPool
     cuda.using_allocator, cuda.get_current_stream = using_allocator, current_stream
     cupy.__version__, cupy.cuda, cupy.RawModule = "stand-in", cuda, RawModule
-    namespace.cuda = cuda
+    vars(namespace).update({name: getattr(namespace, name) for name in dir(np)} | {"sign": sign})
     modules = {"cupy": cupy, "cupy.cuda": cuda, "array_api_compat.cupy": namespace}
     with (
         patch.dict(sys.modules, modules),
