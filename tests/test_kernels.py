@@ -300,7 +300,7 @@ def test_a_centred_rmsprop_stays_finite_where_the_gradient_is_constant(backend, 
     """s - m^2 is 0 there but for rounding, which leads below it, too."""
     xp, g = backend.xp, backend.asarray(draw(99), getattr(backend.xp, dtype))
     w, s, m = (xp.zeros_like(g) for _ in range(3))
-    lr, alpha, eps = (backend.asarray(value, xp.float64) for value in (1e-3, 0.9, 1e-8))
+    lr, alpha, eps = (backend.asarray(value, xp.float64) for value in (1e-3, 0.5, 1e-8))
     below = 0
     for _ in range(400):
         backend.rmsprop(w, g, s, m, None, lr, alpha, eps)

@@ -36,8 +36,10 @@ def test_one_hot_distributions_equal_labels(backend, dtype, draw, smoothing, sta
     loss = SoftmaxCrossEntropy(smoothing)
     got = evaluate(backend, loss, scores, np.eye(C)[labels], dtype)
     want = evaluate(backend, loss, scores, labels, dtype)
-    np.testing.assert_array_equal(got[0], want[0])
-    np.testing.assert_array_equal(got[1], want[1])
+    # On a GPU labels have a kernel of their own, whose sums are in another order.
+    error = 4 * np.finfo(dtype).eps if backend.name == "cupy" else 0
+    np.testing.assert_allclose(got[0], want[0], rtol=error)
+    np.testing.assert_allclose(got[1], want[1], rtol=error, atol=error)
 
 
 def test_class_weights_divide_by_the_labels_weights_but_not_for_distributions(backend, draw):
