@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.bench import Bench, Settings
-from benchmarks.contestants import CONTESTANTS, OURS
+from benchmarks.contestants import CONTESTANTS, OURS, find
 from benchmarks.jobs import JOBS
 from benchmarks.jobs.table import Table
 from benchmarks.workload import Workload, load
@@ -168,7 +168,7 @@ def main() -> None:
         for job, tables in report["jobs"].items()
         for table in tables.values()
         for name, row in table["rows"].items()
-        if name.startswith(OURS)
+        if name in OURS and settings.device in find(name).devices
         for column, cell in row.items()
         if "void" in cell
     ]

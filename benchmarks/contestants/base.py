@@ -8,12 +8,25 @@ computed, and so has the update that it belongs to.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.workload import Batch, Floats
+
+
+def with_cuda(name: str, library: str) -> str:
+    """The requirement `name` with its extra for CUDA, by what is installed of a library.
+
+    cuda13 where that is `library` with the 13 in it, else cuda12.
+    """
+    try:
+        metadata.version(library.format(13))
+    except metadata.PackageNotFoundError:
+        return f"{name}[cuda12]"
+    return f"{name}[cuda13]"
 
 
 class NotOfferedError(Exception):
@@ -54,8 +67,8 @@ class Contestant(ABC):
     eps_hat : which Adam it has, see `benchmarks.reference.losses`
     """
 
-    requirement: ClassVar[str]
-    imports: ClassVar[str]
+    requirement: str
+    imports: str
     how: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     eps_hat: ClassVar[bool] = False

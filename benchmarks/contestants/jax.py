@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contestants.base import Contestant, Training
+from benchmarks.contestants.base import Contestant, Training, with_cuda
 from benchmarks.workload import BATCH, BETAS, EPS, LR, MOMENTUM, Batch, Floats, unflatten
 
 State = dict[str, Any]  # params, first and second moment, and the number of steps
@@ -77,7 +77,8 @@ def over_batches(step: Step, state: State, batches: Any, rounds: Any) -> tuple[S
     return jax.lax.fori_loop(0, rounds, one_round, (state, jnp.zeros(shapes.shape, shapes.dtype)))
 
 
-PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+# By name: "bfloat16" is the default, which on a GPU is TF32.
+PRECISIONS = {"float32": "highest", "tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 RULES: dict[str, Step] = {"SGD": sgd, "Adam": adam}
 STEPS: dict[tuple[str, bool], Step] = {
     (name, stacked): many(rule) if stacked else rule
@@ -100,6 +101,8 @@ class Jit(Contestant):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
+        if device == "cuda":
+            self.requirement = with_cuda("jax", "jax-cuda{}-plugin")
         jax.config.update("jax_default_device", jax.devices(device)[0])
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 

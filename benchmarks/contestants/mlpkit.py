@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mlpkit
-from benchmarks.contestants.base import Contestant, NotOfferedError, Training
+from benchmarks.contestants.base import Contestant, NotOfferedError, Training, with_cuda
 from benchmarks.workload import BATCH, LR, MOMENTUM, SIZES, Batch, Floats
 from mlpkit.backends import Backend
 from mlpkit.backends.cpu import NumPyBackend
@@ -81,6 +81,9 @@ class Fast(OnBackend):
 
     def __init__(self, device: str, precision: str) -> None:
         super().__init__(device, precision)
+        if device == "cuda":
+            self.requirement = with_cuda("mlpkit", "cupy-cuda{}x")
+            self.imports = self.imports.replace("numpy", "cupy")
         self.backend = mlpkit.get_backend("numpy" if device == "cpu" else "cupy")
         if type(self.backend) is NumPyBackend:
             raise NotOfferedError("the extra mlpkit[fast] is not installed")
