@@ -4,6 +4,7 @@ What they do not cover (other dtypes and layouts, activations but ReLU, distribu
 runs as written in `Backend`.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -25,12 +26,10 @@ class BackendUnavailableError(RuntimeError):
     """A backend that cannot be used here; the message says why and what to install."""
 
 
-def _array_api(cupy: Any) -> Namespace:
-    """That of array-api-compat, but for a `sign` that reads nothing on the host: CuPy's own."""
-    import array_api_compat.cupy as xp
-
+def _with_sign(xp: Namespace, sign: Callable[[Array], Array]) -> Namespace:
+    """The namespace with CuPy's own `sign`: that of array-api-compat reads a mask on the host."""
     namespace = ModuleType(xp.__name__)
-    vars(namespace).update(vars(xp), sign=cupy.sign)
+    vars(namespace).update(vars(xp), sign=sign)
     return namespace
 
 
@@ -71,9 +70,8 @@ class CuPyBackend(CudaUpdates):
 
     def __init__(self) -> None:
         try:
+            import array_api_compat.cupy as xp
             import cupy
-
-            xp = _array_api(cupy)
         except ImportError as error:
             raise BackendUnavailableError(
                 f"backend 'cupy' needs CuPy, which cannot be imported ({error}). Install it with "
@@ -82,7 +80,7 @@ class CuPyBackend(CudaUpdates):
             ) from error
         try:
             cupy.cuda.runtime.getDevice()
-            super().__init__(xp, "cupy")  # compiles and runs a few kernels
+            super().__init__(_with_sign(xp, cupy.sign), "cupy")  # compiles and runs a few kernels
             handles = Handles(cupy, library())
         except Exception as error:  # of the driver, the compiler or the memory: CuPy has many
             raise BackendUnavailableError(
