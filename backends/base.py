@@ -142,12 +142,17 @@ class Backend(Updates):
     def synchronize(self) -> None:
         """Wait until everything queued on the device has run."""
 
+    def device(self) -> int:
+        """The number of the device on which arrays are made."""
+        return 0
+
     def compile(self, step: Step) -> Step:
         """A function that does what `step` does, and may be faster.
 
         The step may be recorded, once for each set of shapes, and replayed, so it must not read an
         array on the host or use a Python number that changes from call to call.  What the function
-        returns stays as it is when it is called again.
+        returns stays as it is when it is called again.  It runs on one stream at a time: before it
+        is called on another, wait for the first.
         """
         return step
 
@@ -157,12 +162,13 @@ class Backend(Updates):
         Uploaded once and kept, so that a step that asks again transfers nothing.
         """
         values = tuple(value) if isinstance(value, Sequence) else value
-        found = self._constants.get((values, dtype, ndim))
+        key = values, dtype, ndim, self.device()
+        found = self._constants.get(key)
         if found is None:
             found = self.xp.asarray(values, dtype=dtype)
             if isinstance(values, tuple):
                 found = self.xp.reshape(found, (len(values),) + (1,) * (ndim - 1))
-            self._constants[values, dtype, ndim] = found
+            self._constants[key] = found
         return found
 
     # ---- forward and backward ----------------------------------------------------------------

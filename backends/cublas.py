@@ -5,19 +5,18 @@ are transposed, and knows no TF32.  Formats and names: cublas_api.h.
 """
 
 import ctypes
-import sys
 import threading
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-NUMBERS = {"f": 0, "d": 1}  # CUDA_R_32F and CUDA_R_64F, by the character of a dtype
+DATA_TYPES = {"f": 0, "d": 1}  # CUDA_R_32F and CUDA_R_64F, by the character of a dtype
 # CUBLAS_COMPUTE_32F and its faster kin, which round float32 operands on their way into the tensor
 # cores and sum in float32.
 COMPUTE = {None: 68, "tf32": 77, "bfloat16": 75, "float16": 74}
 COMPUTE_DOUBLE = 70
 DEFAULT_ALGORITHM = -1
-RECORDING = threading.RLock()  # one thread at a time
 WORKSPACE = 32 << 20  # bytes, what the manual advises on Hopper
 
 
@@ -33,25 +32,42 @@ def library() -> Any:
 
 
 class Cublas:
-    """A handle for one stream.
+    """A handle, for one stream at a time.
 
     It is given its workspace here, so that cuBLAS never allocates while the stream is recorded, and
     no other stream's products use the same one.
+
+    Parameters
+    ----------
+    free : handles of the device that nobody uses; it comes from there, and goes back.  To destroy
+        one would wait for the whole device, which ends a recording on any of its streams.
     """
 
-    def __init__(self, cupy: Any, library: Any, stream: int) -> None:
-        self._library = library
-        self._handle = ctypes.c_void_p()
-        self._workspace = cupy.empty(WORKSPACE, "u1")
-        self._call("cublasCreate_v2", ctypes.byref(self._handle))
-        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))  # before the next
-        workspace = ctypes.c_void_p(self._workspace.data.ptr), ctypes.c_size_t(WORKSPACE)
-        self._call("cublasSetWorkspace_v2", self._handle, *workspace)
+    def __init__(self, cupy: Any, library: Any, free: list[Any]) -> None:
+        self._cupy, self._library, self._free = cupy, library, free
+        self._stream: int | None = None
+        self._handle: Any = None
+        self._handle = free.pop() if free else self._created()
 
     def __del__(self) -> None:
-        if self._handle and not sys.is_finalizing():  # when the driver may be gone
-            with RECORDING:  # which it would end, for it waits for the whole device
-                self._library.cublasDestroy_v2(self._handle)
+        if self._handle is not None:
+            self._free.append(self._handle)
+
+    def _created(self) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        self._call("cublasCreate_v2", ctypes.byref(handle))
+        return handle
+
+    def bind(self, stream: int) -> None:
+        """Let products run on a stream, with a workspace of its memory."""
+        if stream == self._stream:
+            return
+        self._workspace = self._cupy.empty(WORKSPACE, "u1")
+        address = ctypes.c_void_p(self._workspace.data.ptr)
+        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
+        # After the stream, which resets it.
+        self._call("cublasSetWorkspace_v2", self._handle, address, ctypes.c_size_t(WORKSPACE))
+        self._stream = stream
 
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
@@ -92,39 +108,53 @@ class Cublas:
         member = matrix.strides[0] // size if matrix.ndim == 3 else 0
         return (
             ctypes.c_void_p(matrix.data.ptr),
-            ctypes.c_int(NUMBERS[matrix.dtype.char]),
+            ctypes.c_int(DATA_TYPES[matrix.dtype.char]),
             ctypes.c_int(row),
             ctypes.c_longlong(member),
         )
 
 
-class Handles(threading.local):
-    """The handles that each thread uses, by device and stream."""
+class Handles:
+    """The handle of each thread on each device."""
 
     def __init__(self, cupy: Any, library: Any) -> None:
         self._cupy, self._library = cupy, library
-        self._by_stream: dict[tuple[int, int], Cublas] = {}
-
-    def _key(self) -> tuple[int, int]:
-        return self._cupy.cuda.Device().id, self._cupy.cuda.get_current_stream().ptr
+        self._free: dict[int, list[Any]] = defaultdict(list)
+        self._own = threading.local()
 
     def make(self) -> Cublas:
-        """One for the current stream, which is not kept here."""
-        return Cublas(self._cupy, self._library, self._key()[1])
+        """One more, for the current device and stream."""
+        handle = Cublas(self._cupy, self._library, self._free[self._device()])
+        handle.bind(self._stream())
+        return handle
 
     def current(self) -> Cublas:
-        """That of the current stream."""
-        key = self._key()
-        if key not in self._by_stream:
-            self._by_stream[key] = self.make()
-        return self._by_stream[key]
+        """That of this thread, for the current device and stream."""
+        by_device, device = self._of_thread(), self._device()
+        if device not in by_device:
+            by_device[device] = self.make()
+        by_device[device].bind(self._stream())
+        return by_device[device]
 
     @contextmanager
     def using(self, handle: Cublas) -> Generator[None, None, None]:
-        """With a handle for the current stream that somebody else keeps."""
-        key = self._key()
-        self._by_stream[key] = handle
+        """With another handle for this thread on the current device."""
+        by_device, device = self._of_thread(), self._device()
+        before = by_device.get(device)
+        by_device[device] = handle
         try:
             yield
         finally:
-            del self._by_stream[key]
+            del by_device[device]
+            if before is not None:
+                by_device[device] = before
+
+    def _of_thread(self) -> dict[int, Cublas]:
+        handles: dict[int, Cublas] = vars(self._own).setdefault("by_device", {})
+        return handles
+
+    def _device(self) -> int:
+        return int(self._cupy.cuda.Device().id)
+
+    def _stream(self) -> int:
+        return int(self._cupy.cuda.get_current_stream().ptr)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlpkit.backends.base import Activation, Array, DType, Namespace, Step
 from mlpkit.backends.cublas import Handles, library
-from mlpkit.backends.cuda_kernels import BLOCK, MOST, NULL, Kernels, blocks, or_null
+from mlpkit.backends.cuda_kernels import BLOCK, GRID_LIMIT, NULL, Kernels, blocks, or_null
 from mlpkit.backends.cuda_updates import CudaUpdates
 from mlpkit.backends.graph import Recorded
 
@@ -35,8 +35,10 @@ def _with_sign(xp: Namespace, sign: Callable[[Array], Array]) -> Namespace:
 
 def _suits(array: Array) -> bool:
     """Whether there are kernels for arrays like this one: floating point, by rows, without gaps."""
-    known = array.dtype.char in "fd" and array.ndim in (2, 3) and array.flags.c_contiguous
-    return bool(known and array.size and array.shape[0] <= MOST and array.shape[-2] <= MOST * ROWS)
+    if array.dtype.char not in "fd" or array.ndim not in (2, 3) or not array.flags.c_contiguous:
+        return False
+    K, N, _ = _axes(array)
+    return bool(array.size and K <= GRID_LIMIT and N <= GRID_LIMIT * ROWS)
 
 
 def _suits_bias(bias: Array, z: Array) -> bool:
@@ -75,8 +77,8 @@ class CuPyBackend(CudaUpdates):
         except ImportError as error:
             raise BackendUnavailableError(
                 f"backend 'cupy' needs CuPy, which cannot be imported ({error}). Install it with "
-                "pip install 'mlpkit[cuda12]' or 'mlpkit[cuda13]', as your CUDA driver allows, "
-                "or use backend='numpy'"
+                "pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]', as your CUDA driver "
+                "allows, or use backend='numpy'"
             ) from error
         try:
             cupy.cuda.runtime.getDevice()
@@ -85,8 +87,8 @@ class CuPyBackend(CudaUpdates):
         except Exception as error:  # of the driver, the compiler or the memory: CuPy has many
             raise BackendUnavailableError(
                 f"backend 'cupy' found no CUDA GPU that works ({error}). CuPy {cupy.__version__} "
-                "is installed; check the driver with nvidia-smi, install the extra for your CUDA "
-                "version (pip install 'mlpkit[cuda12]' or 'mlpkit[cuda13]'), "
+                "is installed; check the driver with nvidia-smi, install the CuPy for your CUDA "
+                "version (pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]'), "
                 "or use backend='numpy'"
             ) from error
         self.cupy, self.handles, self._kernel = cupy, handles, Kernels(cupy)
@@ -107,6 +109,9 @@ class CuPyBackend(CudaUpdates):
 
     def synchronize(self) -> None:
         self.cupy.cuda.get_current_stream().synchronize()
+
+    def device(self) -> int:
+        return int(self.cupy.cuda.Device().id)
 
     def compile(self, step: Step) -> Step:
         return Recorded(self, step)  # type: ignore[return-value]
@@ -248,7 +253,7 @@ class CuPyBackend(CudaUpdates):
 
     def random_bits(self, key: Array, step: Array, size: int) -> Array:
         K = key.size // 2
-        if not size or K > MOST:
+        if not size or K > GRID_LIMIT:
             return super().random_bits(key, step, size)
         words = self.cupy.empty((*key.shape[:-1], size), np.uint32)
         run = self._kernel("random", "random_words", np.dtype("f"))

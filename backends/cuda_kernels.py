@@ -1,8 +1,8 @@
 """The CUDA kernels of the folder `kernels`, compiled for the device at hand.
 
 CuPy compiles them with NVRTC when they are first used, and keeps what it has compiled on the disk,
-by source, architecture and version of the compiler.  It has them flush numbers that float32 holds
-with fewer digits, those below 1e-38, to zero.
+by source, architecture and version of the compiler.  Subnormal float32 numbers are flushed to
+zero (-ftz=true).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ TYPES = {"f": "float", "d": "double", "B": "unsigned char"}  # in C++, by the ch
 SETTING = np.dtype([("at", np.uintp), ("step", np.int64)])  # the struct of device.h
 NULL = np.uintp(0)
 BLOCK = 256  # threads, where a kernel does not say otherwise
-MOST = 65_535  # blocks along the second and third axis of a grid
+GRID_LIMIT = 65_535  # blocks along the second and third axis of a grid
 MOST_BLOCKS = 4096  # of a kernel whose threads take more than one element
 
 
@@ -53,7 +53,7 @@ class Kernels:
 
 def blocks(size: int, members: int = 1) -> tuple[int, int]:
     """A grid with a thread for each of `size` elements, or for some, and a row for each member."""
-    return min(-(-size // BLOCK), MOST_BLOCKS) or 1, members
+    return min(-(-size // BLOCK), MOST_BLOCKS), members
 
 
 def setting(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlpkit.backends.base import Array, Backend
-from mlpkit.backends.cuda_kernels import BLOCK, MOST, Kernels, blocks, or_null, setting
+from mlpkit.backends.cuda_kernels import BLOCK, GRID_LIMIT, Kernels, blocks, or_null, setting
 
 
 def _where_it_suits(rule: Callable[..., None]) -> Callable[..., None]:
@@ -23,11 +23,11 @@ def _where_it_suits(rule: Callable[..., None]) -> Callable[..., None]:
     def update(self: "CudaUpdates", params: Array, *arguments: Any, **named: Any) -> None:
         K = params.size // params.shape[-1] if params.size else 0
         kind, arrays = (params.dtype, params.shape), [*arguments, *named.values()]
-        suits = params.dtype.char in "fd" and 0 < K <= MOST and params.flags.c_contiguous
+        suits = params.dtype.char in "fd" and 0 < K <= GRID_LIMIT and params.flags.c_contiguous
         for array in filter(self.owns, arrays):
             alike = (array.dtype, array.shape) == kind
-            setting = array.dtype == np.float64 and array.size in (1, K)
-            suits = suits and (alike or setting) and array.flags.c_contiguous
+            is_setting = array.dtype == np.float64 and array.size in (1, K)
+            suits = suits and (alike or is_setting) and array.flags.c_contiguous
         (rule if suits else getattr(Backend, rule.__name__))(self, params, *arguments, **named)
 
     return update

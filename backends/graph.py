@@ -7,16 +7,18 @@ running.
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from mlpkit.backends.cublas import RECORDING, Handles
+from mlpkit.backends.cublas import Handles
 
 if TYPE_CHECKING:
     from mlpkit.backends.cuda import CuPyBackend
 
-MOST = 8  # graphs of a step: more sets of shapes than that are not worth their memory
+MOST_GRAPHS = 8  # graphs of a step: more sets of shapes than that are not worth their memory
+LOCK = threading.Lock()  # of recording: the garbage collector is switched off for all threads
 log = logging.getLogger("mlpkit")
 
 
@@ -41,20 +43,26 @@ class Recorder:
     def __init__(self, cupy: Any, handles: Handles) -> None:
         self.cupy, self._handles = cupy, handles
         self.stream = cupy.cuda.Stream(non_blocking=True)  # which the handle knows
-        self._pool = cupy.cuda.MemoryPool()  # of its own: what it has used, nobody else is given
+        self._chunks: list[Any] = []
+        self._pool = cupy.cuda.MemoryPool(self._chunk)  # what it has used, nobody else is given
         with self.stream, cupy.cuda.using_allocator(self._pool.malloc):
             self._handle = handles.make()  # which cannot be made while recording
+
+    def _chunk(self, size: int) -> Any:
+        """Memory from the driver, kept: a pool that runs out would free what graphs still use."""
+        self._chunks.append(self.cupy.cuda.Memory(size))
+        return self.cupy.cuda.MemoryPointer(self._chunks[-1], 0)
 
     @contextmanager
     def active(self) -> Generator[None, None, None]:
         """Arrays and products within are of its memory and on its stream."""
         allocator = self.cupy.cuda.using_allocator(self._pool.malloc)
-        with RECORDING, self.stream, allocator, self._handles.using(self._handle), uncollected():
+        with LOCK, self.stream, allocator, self._handles.using(self._handle), uncollected():
             yield
 
 
 class Graph:
-    """A recorded step.  It keeps all the memory that its nodes use.
+    """A recorded step.  It keeps what its nodes use, but for what the step itself keeps.
 
     Parameters
     ----------
@@ -72,14 +80,14 @@ class Graph:
             stream.begin_capture()
             try:
                 self._output = step(*self._inputs)
-            finally:
-                self._graph = stream.end_capture()
+            except BaseException:
+                with suppress(Exception):  # which would say no more than that there was an error
+                    stream.end_capture()
+                raise
+            self._graph = stream.end_capture()
 
     def __call__(self, *arrays: Any) -> Any:
-        """Run it on the current stream; the result is a copy, which the next run leaves alone.
-
-        One stream at a time: the next one waits for it (`stream.synchronize()`).
-        """
+        """Run it on the current stream; the result is a copy, which the next run leaves alone."""
         for own, given in zip(self._inputs, arrays, strict=True):
             if own is not None:
                 own[...] = given
@@ -108,15 +116,17 @@ class Recorded:
         if not all(a is None or self._backend.owns(a) for a in arrays):
             return self._step(*arrays)
         shapes = (None if a is None else (a.shape, a.dtype.char) for a in arrays)
-        kind = (self._backend.cupy.cuda.Device().id, *shapes)
+        kind = (self._backend.device(), *shapes)
         if kind not in self._runs:
-            if kind not in self._seen or len(self._runs) == MOST:
+            if kind not in self._seen or len(self._runs) == MOST_GRAPHS:
+                result = self._step(*arrays)
                 self._seen.add(kind)
-                return self._step(*arrays)
-            self._runs[kind] = self._record(kind[0], arrays)
+                return result
+            self._runs[kind] = self._record(arrays)
         return self._runs[kind](*arrays)
 
-    def _record(self, device: int, arrays: tuple[Any, ...]) -> Callable[..., Any]:
+    def _record(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
+        device = self._backend.device()
         try:
             if device not in self._recorders:
                 self._recorders[device] = Recorder(self._backend.cupy, self._backend.handles)

@@ -1,10 +1,11 @@
 """The array libraries that the tests run on, and read-only data to give them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from emulated.memory import check_margins
 from hypothesis import settings
 
 from mlpkit.backends import Backend, get_backend
@@ -25,6 +26,13 @@ def backend_called(name: str) -> Backend:
     if name in ("numpy", "cupy"):
         return get_backend(name)
     return get_backend(pytest.importorskip(name))
+
+
+@pytest.fixture(autouse=True)
+def margins() -> Iterator[None]:
+    """Fails where a kernel of the stand-in for CuPy has written beside its arrays."""
+    yield
+    check_margins()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -53,7 +53,7 @@ def cupy_stub(**members):
 
 def test_cupy_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(BackendUnavailableError, match=r"cannot be imported .*mlpkit\[cuda12\]"):
+    with pytest.raises(BackendUnavailableError, match=r"cannot be imported .*cupy-cuda12x\[ctk\]"):
         mlpkit.MLP([2, 1], backend="cupy")
 
 

@@ -4,7 +4,9 @@ That its kernels give what the generic ones give is in test_kernels.py.
 """
 
 import copy
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from test_step import EVERY_CASE, trainer_and_batch
 import mlpkit
 from mlpkit.backends import find_backend, get_backend
 from mlpkit.backends.cpu import NumPyBackend
-from mlpkit.backends.graph import MOST, Graph, Recorded
+from mlpkit.backends.graph import LOCK, MOST_GRAPHS, Graph, Recorded
 
 pytestmark = needs_compiler
 STEPS = 5
@@ -23,8 +25,7 @@ STEPS = 5
 
 @pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
 def cuda(request):
-    yield emulated_backend() if request.param == "emulated" else get_backend("cupy")
-    memory.DEFAULT_POOL.check()
+    return emulated_backend() if request.param == "emulated" else get_backend("cupy")
 
 
 @pytest.fixture
@@ -121,6 +122,7 @@ def test_a_step_that_reads_on_the_host_is_run_and_the_log_says_why(cuda, caplog)
         assert float(recorded(x, y)) == float(twin.step(x, y))
     (record,) = caplog.records
     assert record.message.startswith("the step cannot be recorded as a CUDA graph, and is run: ")
+    assert "due to a previous error" not in record.message
     assert not graphs(recorded)
 
 
@@ -136,13 +138,63 @@ def test_an_error_of_the_step_is_raised_and_leaves_nothing_half_recorded(cuda):
         assert float(step(x, y)) == float(twin.step(x, y))
 
 
+def test_a_step_is_recorded_after_it_has_run_once_without_an_error(cuda):
+    """Its constants are uploaded by then, and its kernels compiled."""
+    trainer, (x, y) = small(cuda)
+    errors = [MemoryError("too large")] * 2
+
+    def step(x, y):
+        if errors:
+            raise errors.pop()
+        return trainer.step(x, y)
+
+    recorded = cuda.compile(step)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="too large"):
+            recorded(x, y)
+    for count in (0, 1, 1):
+        recorded(x, y)
+        assert len(graphs(recorded)) == count
+
+
+def test_nothing_is_collected_while_a_step_is_recorded(cuda):
+    trainer, (x, y) = small(cuda)
+    enabled = []
+
+    def step(x, y):
+        enabled.append((gc.isenabled(), LOCK.locked()))
+        return trainer.step(x, y)
+
+    recorded = cuda.compile(step)
+    for _ in range(3):
+        recorded(x, y)
+    assert enabled == [(True, False), (False, True)]
+    assert gc.isenabled()
+    assert not LOCK.locked()
+
+
+def test_a_pool_that_runs_out_takes_no_memory_from_the_graphs(emulated):
+    trainer, (x, y) = small(emulated)
+    step = emulated.compile(trainer.step)
+    for n in (20, 40):
+        for _ in range(2):
+            step(x[:n], y[:n])
+    (recorder,) = {graph._recorder for graph in graphs(step)}
+    chunks = [weakref.ref(chunk) for chunk in recorder._chunks]
+    recorder._pool.free_all_blocks()  # as CuPy does then
+    memory.check_margins()  # which would keep them
+    gc.collect()
+    assert len(chunks) > 10
+    assert all(chunk() is not None for chunk in chunks)
+
+
 def test_no_more_graphs_are_kept_than_are_worth_it(cuda):
     trainer, (x, y) = small(cuda)
     step = cuda.compile(trainer.step)
-    for n in range(1, MOST + 4):
+    for n in range(1, MOST_GRAPHS + 4):
         for _ in range(3):
             step(x[:n], y[:n])
-    assert len(graphs(step)) == MOST
+    assert len(graphs(step)) == MOST_GRAPHS
     assert len({graph._recorder for graph in graphs(step)}) == 1  # and its memory and workspace
 
 
@@ -184,6 +236,38 @@ def test_a_thread_of_its_own_has_handles_of_its_own(cuda):
         worker.join()  # the shim has one current thread
     for seed in (1, 2):
         assert_equal(alone[seed], found[seed])
+
+
+def test_threads_have_handles_of_their_own_which_are_used_again(emulated):
+    ones = emulated.xp.ones((2, 2))
+    both = threading.Barrier(2)
+
+    def work():
+        emulated.matmul(ones, ones)
+        used.append(emulated.handles.current()._handle.value)
+        both.wait(10)  # neither goes back before the other is there
+
+    created = []
+    for _ in range(3):
+        used = []
+        workers = [threading.Thread(target=work) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len({*used}) == 2
+        created.append(len(emulated.handles._library.handles))
+    assert created[0] == created[2]
+
+
+def test_a_handle_follows_the_stream(cuda):
+    ones = cuda.xp.ones((2, 2))
+    for _ in range(2):
+        with cuda.cupy.cuda.Stream(non_blocking=True):
+            inside = cuda.matmul(ones, ones)
+            cuda.synchronize()
+        for product in (inside, cuda.matmul(ones, ones)):
+            np.testing.assert_array_equal(cuda.to_numpy(product), 2)
 
 
 def test_a_run_of_unknown_length_is_recorded_anew(cuda):

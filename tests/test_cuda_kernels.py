@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 from emulated import cupy_stub, emulator, libraries, needs_compiler
+from emulated.memory import check_margins
 
 import mlpkit
 from mlpkit.backends import cuda_kernels
@@ -57,13 +58,17 @@ def test_a_missing_barrier_is_found():
 
 
 @needs_compiler
-def test_an_index_that_is_off_by_one_is_found():
-    library = build("layers", "i < size", "i <= size")
-    z = np.full(6 + 1, 5, np.float32)
-    bias = np.ones(3, np.float32)
-    arguments = address(z), address(bias), *np.array([0, 2, 3, 6])
-    emulator.launch(library, "add_bias", (1,), (32,), arguments)
-    assert z[6] != 5  # the margin that arrays of the stand-in have would show it
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_index_that_is_off_by_one_is_found(monkeypatch, dtype):
+    def faulty(text, macros):
+        return emulator.build(text.replace("i < size", "i <= size"), macros)
+
+    monkeypatch.setattr(libraries.RawModule, "build", staticmethod(faulty))
+    cuda = cupy_stub.backend()
+    z, bias = (cuda.xp.ones(shape, dtype=dtype) for shape in ((1, 3), (3,)))
+    cuda.bias_activation(z, bias, mlpkit.Identity())
+    with pytest.raises(AssertionError, match="outside its arrays"):
+        check_margins()
 
 
 @needs_compiler
@@ -133,17 +138,17 @@ def test_every_line_of_the_sources_is_run(monkeypatch, tmp_path):
         assert [line["line_number"] for line in lines if line["count"] == 0] == []
 
 
-@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize(("real", "source"), [("float", "unsigned char"), ("double", "double")])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES)
-def test_sources_compile_for_gpus_and_stay_in_registers(file, architecture, real):
+def test_sources_compile_for_gpus_and_stay_in_registers(file, architecture, real, source):
     pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC is not installed")
     from cuda.core import Program, ProgramOptions
 
     options = ProgramOptions(
         std="c++17",
         arch=f"sm_{architecture}",
-        define_macro=[f"{name}={value}" for name, value in (MACROS | {"REAL": real}).items()],
+        define_macro=[f"REAL={real}", f"SOURCE={source}"],
         ftz=True,  # as CuPy
         ptxas_options=["-v"],
     )

@@ -77,13 +77,13 @@ def test_a_graph_transfers_nothing_and_has_not_more_nodes_than_it_needs():
 
 
 def test_fifty_epochs_take_no_more_memory_than_five(cupy):
-    pool = cupy.get_default_memory_pool()
     trainer = trained(epochs=5)
     data = [trainer.network.backend.asarray(a) for a in DATA]
     trainer.fit(*data, epochs=6, batch_size=32)
-    before = pool.used_bytes()
+    before, _ = cupy.cuda.runtime.memGetInfo()  # the pools of the graphs are in it
     trainer.fit(*data, epochs=56, batch_size=32)
-    assert pool.used_bytes() <= before + 1024 * 50 * 8  # the losses of the history
+    after, _ = cupy.cuda.runtime.memGetInfo()
+    assert after >= before
 
 
 def test_trainings_on_two_threads_and_streams_disturb_each_other_in_nothing(cupy):

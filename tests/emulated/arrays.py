@@ -83,6 +83,7 @@ for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist"):
 
 def no_reading():
     if state.recording is not None:
+        state.broken = True
         raise RuntimeError("an array is read on the host while a stream is recorded")
 
 

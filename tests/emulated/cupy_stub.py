@@ -15,7 +15,7 @@ import numpy as np
 
 from emulated.arrays import allocate, ndarray, no_reading, plain, run
 from emulated.libraries import CublasLibrary, RawModule
-from emulated.memory import MemoryPool, using_allocator
+from emulated.memory import Memory, MemoryPointer, MemoryPool, using_allocator
 from emulated.streams import Stream, current_stream
 from mlpkit.backends.cuda import CuPyBackend
 
@@ -76,6 +76,7 @@ def backend():
     cuda.runtime = SimpleNamespace(getDevice=lambda: 0)
     cuda.Device = lambda: SimpleNamespace(id=0)
     cuda.Stream, cuda.MemoryPool = Stream, MemoryPool
+    cuda.Memory, cuda.MemoryPointer = Memory, MemoryPointer
     cuda.using_allocator, cuda.get_current_stream = using_allocator, current_stream
     cupy.__version__, cupy.cuda, cupy.RawModule = "stand-in", cuda, RawModule
     vars(namespace).update({name: getattr(namespace, name) for name in dir(np)} | {"sign": sign})

@@ -5,6 +5,7 @@ import numpy as np
 from emulated import emulator
 from emulated.arrays import Address, ndarray, no_reading
 from emulated.memory import state
+from emulated.streams import current_stream
 
 
 class RawModule:
@@ -47,25 +48,32 @@ def launch(library, name, grid, block, arguments):
 class CublasLibrary:
     """The functions of cuBLAS that `backends/cublas.py` calls, on NumPy."""
 
+    def __init__(self):
+        self.handles = {}  # the stream of each, and its workspace
+
     def cublasCreate_v2(self, handle):  # noqa: N802
         no_reading()
-        handle._obj.value = 1
-        return 0
-
-    def cublasDestroy_v2(self, handle):  # noqa: N802
+        handle._obj.value = len(self.handles) + 1
+        self.handles[handle._obj.value] = 0, None
         return 0
 
     def cublasSetStream_v2(self, handle, stream):  # noqa: N802
+        self.handles[handle.value] = stream.value or 0, None
         return 0
 
     def cublasSetWorkspace_v2(self, handle, workspace, size):  # noqa: N802
-        return 0 if workspace.value else 7
+        stream, _ = self.handles[handle.value]
+        self.handles[handle.value] = stream, workspace.value
+        return 0
 
     def cublasGemmStridedBatchedEx(  # noqa: N802
         self, handle, transpose_a, transpose_b, m, n, k, alpha, a, type_a, lda, stride_a,
         b, type_b, ldb, stride_b, beta, c, type_c, ldc, stride_c, count, compute, algorithm,
     ):  # fmt: skip
         """C = A B by columns, as documented for cublasGemmStridedBatchedEx."""
+        stream, workspace = self.handles[handle.value]
+        if stream != current_stream().ptr or workspace is None:
+            return 1
         dtype = np.dtype({0: "f", 1: "d"}[type_a.value])
         if compute.value not in {"f": (68, 74, 75, 77), "d": (70,)}[dtype.char]:
             return 15

@@ -8,36 +8,75 @@ from contextlib import contextmanager
 
 import numpy as np
 
-MARGIN = 64  # bytes
-GARBAGE = 0xFF  # as float: NaN
+GARBAGE = 0xFF  # as a float: NaN
+# Signalling NaN as float and as double: to read it gives NaN, and a sum with it is another NaN.
+MARGIN = np.tile(np.array([0x7FA5A5A5, 0x7FF4A5A5], np.uint32), 8).view(np.uint8)
+POOLS = weakref.WeakSet()
+
+
+class Memory:
+    """Of the driver, between two margins."""
+
+    def __init__(self, size):
+        self.bytes = np.concatenate([MARGIN, np.full(size, GARBAGE, np.uint8), MARGIN])
+        self.ptr = self.bytes.ctypes.data + len(MARGIN)
+
+    def mend(self):
+        """Whether a margin was written to, which it was then for the last time."""
+        damaged = False
+        for margin in self.bytes[: len(MARGIN)], self.bytes[-len(MARGIN) :]:
+            damaged |= bool((margin != MARGIN).any())
+            margin[...] = MARGIN
+        return damaged
+
+
+class MemoryPointer:
+    def __init__(self, mem, offset):
+        self.mem, self.ptr = mem, mem.ptr + offset
 
 
 class MemoryPool:
-    """Memory by addresses; what is given back is handed out again."""
+    """Memory that is handed out again when it is given back.
 
-    def __init__(self):
+    By sizes as they are, so that the margins lie next to the arrays; with an allocator of its own
+    by powers of two, so that arrays of other shapes come where these were.
+    """
+
+    def __init__(self, allocator=None):
+        self.allocator = allocator
         self.free = defaultdict(list)  # by size
-        self.blocks = {}  # address -> the array that it lies in
+        self.unchecked = set()
+        POOLS.add(self)
 
     def malloc(self, size):
+        if self.allocator is not None:
+            size = 1 << (size - 1).bit_length()
         if self.free[size]:
-            address = self.free[size].pop()
+            pointer = self.free[size].pop()
+        elif self.allocator is None:
+            pointer = MemoryPointer(Memory(size), 0)
         else:
-            block = np.full(size + 2 * MARGIN, GARBAGE, np.uint8)
-            address = block.ctypes.data + MARGIN
-            self.blocks[address] = block
-        ctypes.memset(address, GARBAGE, size)
-        memory = (ctypes.c_char * size).from_address(address)
+            pointer = self.allocator(size)
+        self.unchecked.add(pointer.mem)
+        ctypes.memset(pointer.ptr, GARBAGE, size)
+        memory = (ctypes.c_char * size).from_address(pointer.ptr)
         memory.pool = self
-        weakref.finalize(memory, self.free[size].append, address)
+        weakref.finalize(memory, self.free[size].append, pointer)
         return memory
 
-    def check(self):
-        """Raise where a margin has been written to."""
-        for block in self.blocks.values():
-            edges = block[:MARGIN], block[-MARGIN:]
-            if any((edge != GARBAGE).any() for edge in edges):
-                raise AssertionError("a kernel has written outside its arrays")
+    def free_all_blocks(self):
+        for pointers in self.free.values():
+            pointers.clear()
+
+
+def check_margins():
+    """Raise where something was written beside the arrays handed out since the last time."""
+    handed_out = [memory for pool in POOLS for memory in pool.unchecked]
+    for pool in POOLS:
+        pool.unchecked.clear()
+    damaged = [memory.mend() for memory in handed_out]
+    if any(damaged):
+        raise AssertionError("a kernel has written outside its arrays")
 
 
 class State(threading.local):
@@ -47,6 +86,7 @@ class State(threading.local):
         self.streams = []
         self.allocators = [DEFAULT_POOL.malloc]
         self.recording = None  # the nodes of a graph
+        self.broken = False  # whether there was an error while recording
 
 
 DEFAULT_POOL = MemoryPool()

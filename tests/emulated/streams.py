@@ -30,10 +30,12 @@ class Stream:
         state.streams.pop()
 
     def begin_capture(self):
-        state.recording = []
+        state.recording, state.broken = [], False
 
     def end_capture(self):
         nodes, state.recording = state.recording, None
+        if state.broken:
+            raise RuntimeError("operation failed due to a previous error during capture")
         return Graph(nodes)
 
     def synchronize(self):
