@@ -118,6 +118,7 @@ def train(
             images_and_labels = run.load_dataset(settings.dataset, settings.data)
             _run(images_and_labels, settings, resume, resume=True)
             return
+        mlpkit.get_backend(backend)  # before a download
         name, images_and_labels = _choose_dataset(dataset, data)
         settings = run.RunSettings(
             dataset=name,

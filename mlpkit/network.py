@@ -34,7 +34,7 @@ class Network:
         each, or an integer s that stands for s, s + 1, ..., s + K - 1.
     multilabel : whether a sample may have several classes, each output being one of them
     precision : of the operands of matrix products in float32, "tf32", "bfloat16" or "float16", see
-        `Backend.at`; None for float32 itself
+        `Backend.at`; None for that of the backend, which is float32 unless it says otherwise
 
     Attributes
     ----------
@@ -65,9 +65,11 @@ class Network:
             raise unknown_name("dtype", dtype, DTYPES)
         self.layers = fold_activations(layers)
         self.members = None if members is None else whole("members", members)
-        self.backend: Backend = get_backend(backend).at(precision)
-        if precision is not None and dtype != "float32":
-            raise ValueError(f"precision={precision!r} is for dtype='float32', not {dtype!r}")
+        self.backend: Backend = get_backend(backend)
+        if precision is not None:
+            self.backend = self.backend.at(precision)
+        if dtype != "float32" and (kept := self.backend.precision) is not None:
+            raise ValueError(f"precision={kept!r} is for dtype='float32', not {dtype!r}")
         self.dtype_name = dtype
         self.multilabel = bool(multilabel)
         self.dtype = getattr(self.backend.xp, dtype)
@@ -85,7 +87,7 @@ class Network:
         self._params = self._initial(self._slots, Purpose.WEIGHTS)
         self._grads = xp.zeros_like(self._params)
         self._buffers = self._initial(self._buffer_slots, Purpose.BUFFERS)
-        self.passes = xp.zeros((), dtype=xp.int64)
+        self._passes = xp.zeros((), dtype=xp.int64)
         keys = [
             [make_key(seed, Purpose.DROPOUT, index) for seed in self.seeds]
             for index in range(len(self.layers))
@@ -110,6 +112,11 @@ class Network:
     def buffers(self) -> Array:
         """What layers such as `BatchNorm` remember beside their parameters."""
         return self._buffers
+
+    @property
+    def passes(self) -> Array:
+        """The number of training passes begun."""
+        return self._passes
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy or a pickle has parameters of its own, and views of those."""
@@ -272,7 +279,7 @@ class Network:
         """
         y = self.rows(self.place(x))
         if train:
-            self.passes += 1
+            self._passes += 1
         scores, chain_backward = chain(self.layers, self._contexts, y, train)
 
         def backward(dscores: Array, need_dx: bool = False) -> Array | None:

@@ -264,6 +264,7 @@ def test_digits():
     ("change", "message"),
     [
         ({"network": MLP([2, 3], members=2)}, "a lesson is about one network, this one has 2"),
+        ({"network": MLP([2, 3], precision="tf32")}, "shows what it multiplies.*'tf32' rounds"),
         ({"network": MLP([2, 13, 3])}, "layers of at most 12 units, got 13"),
         ({"x": np.zeros((9, 2)), "targets": np.zeros((9, 3))}, "at most 8 samples, got 9"),
         ({"x": X[0]}, r"x has shape \(2,\), this network expects \(N, 2\)"),

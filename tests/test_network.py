@@ -258,6 +258,21 @@ def test_settings_that_make_no_mlp(how, message):
         mlpkit.MLP([4, 3, 2], **how)
 
 
+def test_the_precision_of_a_backend_is_kept(backend):
+    low = backend.at("bfloat16")
+    assert mlpkit.MLP([4, 3], backend=low).settings()["precision"] == "bfloat16"
+    assert mlpkit.MLP([4, 3], backend=low, precision="tf32").settings()["precision"] == "tf32"
+    with pytest.raises(ValueError, match="'bfloat16' is for dtype='float32', not 'float64'"):
+        mlpkit.MLP([4, 3], backend=low, dtype="float64")
+
+
+@pytest.mark.parametrize("name", ["params", "grads", "buffers", "passes"])
+def test_the_arrays_of_a_network_are_written_into_not_replaced(name):
+    net = mlpkit.MLP([4, 3])
+    with pytest.raises(AttributeError):
+        setattr(net, name, getattr(net, name).copy())
+
+
 def test_the_summary_shows_shapes_and_the_total():
     summary = mlpkit.MLP([784, 256, 128, 10], dropout=0.1, members=3).summary()
     assert "0.weight (784, 256)" in summary

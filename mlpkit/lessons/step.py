@@ -42,7 +42,8 @@ def lesson(
     Raises
     ------
     ValueError, TypeError
-        The network or the data are too large or do not fit, or the network has members.
+        The network or the data are too large or do not fit, or the network has members or a
+        precision.
 
     >>> from mlpkit import MLP
     >>> text = lesson(MLP([2, 2, 1], "sigmoid", dtype="float64"), [[2.0, 3.0]], [[1.0]], lr=0.05)
@@ -51,6 +52,8 @@ def lesson(
     """
     if network.members is not None:
         raise ValueError(f"a lesson is about one network, this one has {network.members} members")
+    if (precision := network.backend.precision) is not None:
+        raise ValueError(f"a lesson shows what it multiplies, which precision={precision!r} rounds")
     network = copy.deepcopy(network)
     backend = network.backend
     parameters, gradients = network.named_parameters(), network.named_gradients()
