@@ -39,15 +39,18 @@ class Cublas:
 
     Parameters
     ----------
-    free : handles of the device that nobody uses; it comes from there, and goes back.  To destroy
-        one would wait for the whole device, which ends a recording on any of its streams.
+    free : handles of the device that nobody uses; it comes from there, and goes back.  Destroying
+        one waits for the whole device, which would invalidate a recording on any of its streams.
     """
 
     def __init__(self, cupy: Any, library: Any, free: list[Any]) -> None:
         self._cupy, self._library, self._free = cupy, library, free
         self._stream: int | None = None
         self._handle: Any = None
-        self._handle = free.pop() if free else self._created()
+        try:
+            self._handle = free.pop()
+        except IndexError:
+            self._handle = self._created()
 
     def __del__(self) -> None:
         if self._handle is not None:

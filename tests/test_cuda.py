@@ -15,7 +15,7 @@ from emulated import emulated_backend, libraries, memory, needs_compiler
 from test_step import EVERY_CASE, trainer_and_batch
 
 import mlpkit
-from mlpkit.backends import find_backend, get_backend
+from mlpkit.backends import Backend, find_backend, get_backend
 from mlpkit.backends.cpu import NumPyBackend
 from mlpkit.backends.graph import LOCK, MOST_GRAPHS, Graph, Recorded
 
@@ -427,6 +427,13 @@ def test_a_bias_gradient_of_a_gradient_of_another_dtype(cuda):
     z, dbias = cuda.asarray(np.ones((3, 2)), np.float32), cuda.asarray(np.zeros(2), np.float32)
     cuda.bias_activation_gradient(z, z, z, Doubled(), dbias)
     np.testing.assert_array_equal(cuda.to_numpy(dbias), 6)
+
+
+def test_a_batch_of_any_number_of_samples_has_its_kernels(emulated, monkeypatch):
+    monkeypatch.delattr(Backend, "bias_activation")
+    z, bias = emulated.xp.zeros((65_537, 2)), emulated.xp.ones(2)
+    z, _ = emulated.bias_activation(z, bias, mlpkit.ReLU())
+    assert bool(emulated.xp.all(z == 1))
 
 
 # ---- other libraries' arrays ---------------------------------------------------------------------
