@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulated import emulated_backend
 from emulated.memory import check_margins
 from hypothesis import settings
 
@@ -38,6 +39,18 @@ def margins() -> Iterator[None]:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return backend_called(request.param)
+
+
+@pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> Backend:
+    """CuPy's backend, on the stand-in for CuPy or on a GPU."""
+    return emulated_backend() if request.param == "emulated" else get_backend("cupy")
+
+
+@pytest.fixture
+def emulated() -> Backend:
+    """CuPy's backend on the stand-in."""
+    return emulated_backend()
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_cuda import graphs, state
+from recorded_training import graphs, state
 
 import mlpkit
 from mlpkit.backends import get_backend

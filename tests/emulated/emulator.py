@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-FOLDER = Path(tempfile.gettempdir()) / f"mlpkit-tests-{os.getuid()}"  # of the libraries
+USER = os.getuid() if hasattr(os, "getuid") else ""  # Windows has a folder for each user anyway
+FOLDER = Path(tempfile.gettempdir()) / f"mlpkit-tests-{USER}"  # of the libraries
 FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-shared", "-w"]
 LAUNCHER = """
 extern "C" const char* launch_{0}(
