@@ -65,6 +65,7 @@ class Cublas:
         """Let products run on a stream, with a workspace of its memory."""
         if stream == self._stream:
             return
+        self._stream = None  # until all of it has succeeded
         self._workspace = self._cupy.empty(WORKSPACE, "u1")
         address = ctypes.c_void_p(self._workspace.data.ptr)
         self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))

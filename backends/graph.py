@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlpkit.backends.cuda import CuPyBackend
 
 MOST_GRAPHS = 8  # graphs of a step: more sets of shapes than that are not worth their memory
-LOCK = threading.Lock()  # of recording: the garbage collector is switched off for all threads
+LOCK = threading.RLock()  # of recording: the garbage collector is switched off for all threads
 log = logging.getLogger("mlpkit")
 
 
@@ -43,15 +43,16 @@ class Recorder:
     def __init__(self, cupy: Any, handles: Handles) -> None:
         self.cupy, self._handles = cupy, handles
         self.stream = cupy.cuda.Stream(non_blocking=True)  # which the handle knows
-        self._chunks: list[Any] = []
-        self._pool = cupy.cuda.MemoryPool(self._chunk)  # what it has used, nobody else is given
+        chunks: list[Any] = []
+
+        def chunk(size: int) -> Any:
+            """Memory from the driver, kept: a pool that runs out would free what graphs use."""
+            chunks.append(cupy.cuda.Memory(size))
+            return cupy.cuda.MemoryPointer(chunks[-1], 0)
+
+        self._pool = cupy.cuda.MemoryPool(chunk)  # what it has used, nobody else is given
         with self.stream, cupy.cuda.using_allocator(self._pool.malloc):
             self._handle = handles.make()  # which cannot be made while recording
-
-    def _chunk(self, size: int) -> Any:
-        """Memory from the driver, kept: a pool that runs out would free what graphs still use."""
-        self._chunks.append(self.cupy.cuda.Memory(size))
-        return self.cupy.cuda.MemoryPointer(self._chunks[-1], 0)
 
     @contextmanager
     def active(self) -> Generator[None, None, None]:
@@ -126,11 +127,12 @@ class Recorded:
         return self._runs[kind](*arrays)
 
     def _record(self, arrays: tuple[Any, ...]) -> Callable[..., Any]:
-        device = self._backend.device()
+        backend, device = self._backend, self._backend.device()
         try:
-            if device not in self._recorders:
-                self._recorders[device] = Recorder(self._backend.cupy, self._backend.handles)
-            return Graph(self._recorders[device], self._step, arrays)
+            recorder = self._recorders.get(device) or Recorder(backend.cupy, backend.handles)
+            graph = Graph(recorder, self._step, arrays)
         except Exception as error:  # whatever it is, the step itself will say it again
             log.warning("the step cannot be recorded as a CUDA graph, and is run: %s", error)
             return self._step
+        self._recorders[device] = recorder
+        return graph

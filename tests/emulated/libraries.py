@@ -1,5 +1,7 @@
 """What the stand-in for CuPy launches: kernels by the shim, products of cuBLAS by NumPy."""
 
+import itertools
+
 import numpy as np
 
 from emulated import emulator
@@ -49,11 +51,12 @@ class CublasLibrary:
     """The functions of cuBLAS that `backends/cublas.py` calls, on NumPy."""
 
     def __init__(self):
+        self.numbers = itertools.count(1)
         self.handles = {}  # the stream of each, and its workspace
 
     def cublasCreate_v2(self, handle):  # noqa: N802
         no_reading()
-        handle._obj.value = len(self.handles) + 1
+        handle._obj.value = next(self.numbers)
         self.handles[handle._obj.value] = 0, None
         return 0
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 
 GARBAGE = 0xFF  # as a float: NaN
-# Signalling NaN as float and as double: to read it gives NaN, and a sum with it is another NaN.
+# NaN, too, and a signalling one as a double and, next to an array, as a float: a sum changes it.
 MARGIN = np.tile(np.array([0x7FA5A5A5, 0x7FF4A5A5], np.uint32), 8).view(np.uint8)
-POOLS = weakref.WeakSet()
+UNCHECKED = set()  # the memory handed out since the margins were looked at
 
 
 class Memory:
@@ -35,6 +35,10 @@ class MemoryPointer:
         self.mem, self.ptr = mem, mem.ptr + offset
 
 
+def from_the_driver(size):
+    return MemoryPointer(Memory(size), 0)
+
+
 class MemoryPool:
     """Memory that is handed out again when it is given back.
 
@@ -45,19 +49,15 @@ class MemoryPool:
     def __init__(self, allocator=None):
         self.allocator = allocator
         self.free = defaultdict(list)  # by size
-        self.unchecked = set()
-        POOLS.add(self)
 
     def malloc(self, size):
         if self.allocator is not None:
             size = 1 << (size - 1).bit_length()
-        if self.free[size]:
+        try:
             pointer = self.free[size].pop()
-        elif self.allocator is None:
-            pointer = MemoryPointer(Memory(size), 0)
-        else:
-            pointer = self.allocator(size)
-        self.unchecked.add(pointer.mem)
+        except IndexError:
+            pointer = (self.allocator or from_the_driver)(size)
+        UNCHECKED.add(pointer.mem)
         ctypes.memset(pointer.ptr, GARBAGE, size)
         memory = (ctypes.c_char * size).from_address(pointer.ptr)
         memory.pool = self
@@ -71,10 +71,7 @@ class MemoryPool:
 
 def check_margins():
     """Raise where something was written beside the arrays handed out since the last time."""
-    handed_out = [memory for pool in POOLS for memory in pool.unchecked]
-    for pool in POOLS:
-        pool.unchecked.clear()
-    damaged = [memory.mend() for memory in handed_out]
+    damaged = [UNCHECKED.pop().mend() for _ in range(len(UNCHECKED))]
     if any(damaged):
         raise AssertionError("a kernel has written outside its arrays")
 
