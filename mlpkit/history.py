@@ -34,19 +34,18 @@ class EpochLosses:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._losses: list[Array] = []
+        self._losses: list[Array] = []  # (S, ...) of some steps each
         self._sizes: list[Any] = []
         self._earlier: tuple[NDArray[Any], ...] = ()
 
     def add(self, loss: Array, mass: Array | int) -> None:
         """Take in the loss () or (K,) of a batch, and what it counts, see `Loss.mass`."""
-        self._losses.append(loss)
-        self._sizes.append(mass)
+        self.add_all(loss[None, ...], mass if isinstance(mass, int) else mass[None, ...])
 
     def add_all(self, losses: Array, masses: Array | int) -> None:
         """Take in those of several batches, each (S,) or (S, K), or a number for all."""
-        for i in range(losses.shape[0]):
-            self.add(losses[i, ...], masses if isinstance(masses, int) else masses[i, ...])
+        self._losses.append(losses)
+        self._sizes.append(masses)
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """The losses (S,) or (S, K), and what each counts, as many, on the host."""
@@ -54,18 +53,19 @@ class EpochLosses:
             return self._earlier
         losses, sizes = self._read(self._losses), self._sizes
         if not all(isinstance(size, int) for size in sizes):
-            zero = self._backend.xp.zeros_like(self._losses[0])
-            of_size = self._read([zero + size for size in sizes])
+            zeros_like = self._backend.xp.zeros_like
+            parts = zip(self._losses, sizes, strict=True)
+            of_size = self._read([zeros_like(part) + size for part, size in parts])
         else:
-            by_step = np.array(sizes, np.float64).reshape(-1, *[1] * (losses.ndim - 1))
-            of_size = np.broadcast_to(by_step, losses.shape)
+            by_step = np.repeat(np.array(sizes, np.float64), [a.shape[0] for a in self._losses])
+            of_size = np.broadcast_to(by_step.reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
         now = losses, of_size
         if not self._earlier:
             return now
         return tuple(np.concatenate(parts) for parts in zip(self._earlier, now, strict=True))
 
     def _read(self, values: list[Any]) -> NDArray[np.float64]:
-        return np.asarray(self._backend.to_numpy(self._backend.xp.stack(values)), np.float64)
+        return np.asarray(self._backend.to_numpy(self._backend.xp.concat(values)), np.float64)
 
     def restore(self, losses: NDArray[Any], sizes: NDArray[Any]) -> None:
         """Begin with the steps that `arrays` gave."""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from emulated import libraries, needs_compiler
-from recorded_training import assert_equal, state
+from recorded_training import assert_equal, small, state
 
 import mlpkit
 from mlpkit.backends import Backend, find_backend
@@ -87,26 +87,18 @@ def test_a_batch_of_any_number_of_samples_has_its_kernels(emulated, monkeypatch)
 # ---- handles of cuBLAS ---------------------------------------------------------------------------
 
 
-def test_a_thread_of_its_own_has_handles_of_its_own(cuda):
-    def train(seed):
-        trainer = mlpkit.Trainer(mlpkit.MLP([784, 8, 10], backend=cuda, seed=seed))
-        data = [cuda.asarray(a) for a in mlpkit.data.digits(40)]
-        found[seed] = state_after(trainer, data)
-
-    def state_after(trainer, data):
+def test_a_training_on_another_thread_gives_the_same_bits(cuda):
+    def train():
+        trainer, data = small(cuda)
         trainer.fit(*data, epochs=2, batch_size=20)
-        return state(trainer)
+        found.append(state(trainer))
 
-    found = {}
-    for seed in (1, 2):
-        train(seed)
-    alone, found = found, {}
-    workers = [threading.Thread(target=train, args=(seed,)) for seed in (1, 2)]
-    for worker in workers:
-        worker.start()
-        worker.join()  # the shim has one current thread
-    for seed in (1, 2):
-        assert_equal(alone[seed], found[seed])
+    found = []
+    train()
+    worker = threading.Thread(target=train)
+    worker.start()
+    worker.join()
+    assert_equal(*found)
 
 
 def test_threads_have_handles_of_their_own_which_are_used_again(emulated):

@@ -17,9 +17,9 @@ class Update(NamedTuple):
     """What a rule needs for one update of `network.params` from `network.grads`.
 
     memory is what the rule remembers, constants its settings on the device; lr () or (K, 1) and
-    step () are float64, and the first update has step 0 (a rule that keeps one of these copies it,
-    for they are written to); `rate` is the rate of another schedule at
-    this step; for loss and evaluate see `OptimizerState.step`.
+    step () are float64, and the first update has step 0; `rate` is the rate of another schedule at
+    this step; for loss and evaluate see `OptimizerState.step`.  The arrays are written to later: a
+    rule that keeps one copies it.
     """
 
     network: Network

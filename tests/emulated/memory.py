@@ -22,7 +22,7 @@ class Memory:
         self.ptr = self.bytes.ctypes.data + len(MARGIN)
 
     def mend(self):
-        """Whether a margin was written to, which it was then for the last time."""
+        """Whether a margin was written to; both are as new afterwards."""
         damaged = False
         for margin in self.bytes[: len(MARGIN)], self.bytes[-len(MARGIN) :]:
             damaged |= bool((margin != MARGIN).any())
